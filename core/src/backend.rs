@@ -1,0 +1,197 @@
+//! What a back end is: a device that compiles a graph once and then runs steps.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::graph::Graph;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// A future that stays on its thread: browsers have no other, and one task owns an engine.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// How the KV cache stores its elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KvDType {
+    /// Four bytes an element.
+    F32,
+    /// Two bytes an element.
+    F16,
+}
+
+impl KvDType {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// Tokens in one block of the paged KV cache.
+pub const BLOCK_SIZE: usize = 16;
+
+/// Sizes that are fixed when a graph is compiled.
+#[derive(Clone, Copy, Debug)]
+pub struct CompileOptions {
+    /// KV cache element type.
+    pub kv_dtype: KvDType,
+    /// Blocks of [`BLOCK_SIZE`] tokens in the KV cache, shared by all sequences.
+    pub kv_blocks: usize,
+    /// Most token rows in one step.
+    pub max_rows: usize,
+    /// Most rows whose logits are wanted in one step.
+    pub max_outputs: usize,
+    /// Most entries in the block tables of one step, all sequences together.
+    pub max_table: usize,
+}
+
+impl CompileOptions {
+    /// One sequence of at most `context` tokens, prefilled in chunks of `max_rows`.
+    pub fn single(context: usize, max_rows: usize, kv_dtype: KvDType) -> Self {
+        let kv_blocks = context.div_ceil(BLOCK_SIZE);
+        Self { kv_dtype, kv_blocks, max_rows, max_outputs: max_rows, max_table: kv_blocks }
+    }
+}
+
+/// A device that can run graphs.
+pub trait Backend: std::fmt::Debug {
+    /// Short name: `cpu`, `wgpu`.
+    fn name(&self) -> &'static str;
+
+    /// The device, for people: `NVIDIA H100 (Vulkan)`.
+    fn device(&self) -> String;
+
+    /// Uploads weights, makes kernels and buffers, and returns the graph ready to run.
+    ///
+    /// `weights[i]` is the tensor of `graph.weights[i]` (see [`crate::checkpoint::Checkpoint::bind`]).
+    /// `progress` is called with weight bytes done and in all.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] when the model or cache does not fit the device, [`Error::Device`] when it fails.
+    fn compile<'a>(
+        &'a self,
+        graph: &'a Graph,
+        weights: &'a [Tensor],
+        options: CompileOptions,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> LocalFuture<'a, Result<Box<dyn Executable>>>;
+}
+
+/// A compiled graph with its weights and KV cache on a device.
+pub trait Executable: std::fmt::Debug {
+    /// Starts a step at once and returns its result as a future, so that the caller can work meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] when the batch is larger than the compile options, [`Error::Device`] when the device
+    /// fails. The KV cache of other sequences is untouched by an error.
+    fn step<'a>(&'a mut self, batch: &Batch) -> Result<LocalFuture<'a, Result<Output<'a>>>>;
+
+    /// Counters since compilation.
+    fn stats(&self) -> Stats;
+
+    /// The sizes it was compiled for.
+    fn options(&self) -> &CompileOptions;
+}
+
+/// What an executable used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Kernel launches of the last step (0 where the notion does not exist).
+    pub dispatches: usize,
+    /// Device memory held by weights.
+    pub weight_bytes: u64,
+    /// Device memory held by the KV cache.
+    pub kv_bytes: u64,
+    /// Device memory held by activations and staging.
+    pub scratch_bytes: u64,
+}
+
+/// The new rows of one sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// New tokens; the first stands at position `start`.
+    pub tokens: Vec<u32>,
+    /// Tokens of this sequence already in the cache.
+    pub start: usize,
+    /// Cache blocks of the sequence, enough for `start + tokens.len()` tokens.
+    pub block_table: Vec<u32>,
+    /// Indices into `tokens` of the rows whose logits are wanted, ascending.
+    pub outputs: Vec<usize>,
+}
+
+/// A ragged batch: several sequences, each with its own new rows and block table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The sequences.
+    pub sequences: Vec<Rows>,
+    /// Also return the hidden states.
+    pub hidden: bool,
+}
+
+impl Batch {
+    /// Token rows in all.
+    pub fn rows(&self) -> usize {
+        self.sequences.iter().map(|s| s.tokens.len()).sum()
+    }
+
+    /// Rows whose logits are wanted.
+    pub fn outputs(&self) -> usize {
+        self.sequences.iter().map(|s| s.outputs.len()).sum()
+    }
+
+    /// Checks the batch against a graph and compile options; back ends call it first.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] naming the limit, [`Error::Text`] naming a token outside the vocabulary.
+    pub fn check(&self, graph: &Graph, options: &CompileOptions) -> Result<()> {
+        let limit = |what: &str, found: usize, limit: usize| {
+            if found > limit {
+                return Err(Error::Capacity(format!(
+                    "a step of {found} {what} exceeds the limit of {limit}"
+                )));
+            }
+            Ok(())
+        };
+        limit("rows", self.rows(), options.max_rows)?;
+        limit("output rows", self.outputs(), options.max_outputs)?;
+        limit(
+            "block table entries",
+            self.sequences.iter().map(|s| s.block_table.len()).sum(),
+            options.max_table,
+        )?;
+        for sequence in &self.sequences {
+            let end = sequence.start + sequence.tokens.len();
+            limit("tokens in a sequence's blocks", end, sequence.block_table.len() * BLOCK_SIZE)?;
+            if let Some(block) = sequence.block_table.iter().find(|&&b| b as usize >= options.kv_blocks) {
+                return Err(Error::Capacity(format!(
+                    "block {block} of {} does not exist",
+                    options.kv_blocks
+                )));
+            }
+            if let Some(token) = sequence.tokens.iter().find(|&&t| t as usize >= graph.vocab_size) {
+                return Err(Error::Text(format!(
+                    "token {token} is outside the vocabulary of {}",
+                    graph.vocab_size
+                )));
+            }
+            if let Some(row) = sequence.outputs.iter().find(|&&o| o >= sequence.tokens.len()) {
+                return Err(Error::Capacity(format!(
+                    "output row {row} of {} asked for",
+                    sequence.tokens.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The results of a step, borrowed from the executable until the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Output<'a> {
+    /// `[output rows, vocab]`, sequence by sequence.
+    pub logits: &'a [f32],
+    /// For each hidden state of the graph, `[rows, hidden]`; empty unless asked for.
+    pub hidden: &'a [Vec<f32>],
+}
