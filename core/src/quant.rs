@@ -1,6 +1,311 @@
 //! Block formats: how stored bytes become f32.
+//!
+//! The GGUF formats follow ggml's reference (`ggml-quants.c`, `dequantize_row_*`) in arithmetic and order, so that
+//! values equal ggml's bit for bit.
 
-use crate::tensor::DType;
+use std::ops::Range;
 
-/// Decodes whole blocks.
-pub fn dequantize(_dtype: DType, _bytes: &[u8], _out: &mut [f32]) {}
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// Decodes whole blocks of `dtype` from `bytes` into as many elements of `out`. FP8 comes out unscaled.
+///
+/// # Panics
+/// When `out` is not exactly as long as the blocks in `bytes`; [`Tensor`] proves that it is.
+pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(bytes.len() / dtype.block_bytes() * dtype.block_len(), out.len(), "{dtype}");
+    match dtype {
+        DType::F32 => each_block(bytes, out, |b: &[u8; 4], o: &mut [f32; 1]| o[0] = f32::from_le_bytes(*b)),
+        DType::F16 => each_block(bytes, out, |b: &[u8; 2], o: &mut [f32; 1]| o[0] = f16(*b)),
+        DType::BF16 => each_block(bytes, out, |b: &[u8; 2], o: &mut [f32; 1]| {
+            o[0] = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+        }),
+        DType::F8E4M3 => {
+            each_block(bytes, out, |b: &[u8; 1], o: &mut [f32; 1]| o[0] = F8_E4M3[usize::from(b[0])]);
+        }
+        DType::Q8_0 => each_block(bytes, out, q8_0),
+        DType::Q4_0 => each_block(bytes, out, q4_0),
+        DType::Q4_1 => each_block(bytes, out, q4_1),
+        DType::Q4K => each_block(bytes, out, q4_k),
+        DType::Q6K => each_block(bytes, out, q6_k),
+    }
+}
+
+/// Checks that every FP8 element, or every scale of every GGUF block, is a finite number. One NaN would spread to
+/// all later tokens, so back ends refuse it when they compile. Plain float tensors are not scanned.
+///
+/// # Errors
+/// [`Error::Tensor`] naming the tensor and the row, or that the bytes cannot be read.
+pub fn check_finite(tensor: &Tensor) -> Result<()> {
+    let half_at: &[usize] = match tensor.dtype() {
+        DType::F32 | DType::F16 | DType::BF16 => return Ok(()),
+        DType::F8E4M3 => &[],
+        DType::Q8_0 | DType::Q4_0 => &[0],
+        DType::Q4_1 | DType::Q4K => &[0, 2],
+        DType::Q6K => &[208],
+    };
+    let block_bytes = tensor.dtype().block_bytes();
+    let row_is_finite = |row: &[u8]| match half_at {
+        [] => row.iter().all(|b| b & 0x7f != 0x7f),
+        _ => row
+            .chunks_exact(block_bytes)
+            .all(|b| half_at.iter().all(|&at| f16([b[at], b[at + 1]]).is_finite())),
+    };
+    for rows in row_chunks(tensor) {
+        let bytes = tensor.read_rows(rows.clone())?;
+        let mut found = rows.zip(bytes.chunks_exact(tensor.row_bytes().max(1)));
+        if let Some((row, _)) = found.find(|(_, bytes)| !row_is_finite(bytes)) {
+            let what = if half_at.is_empty() { "an element" } else { "a block scale" };
+            let message = format!("row {row} holds {what} that is NaN or infinite; is the file damaged?");
+            return Err(Error::tensor(tensor.name(), message));
+        }
+    }
+    Ok(())
+}
+
+/// The rows of `tensor` in pieces of about a mebibyte, so that ranged reads stay small.
+fn row_chunks(tensor: &Tensor) -> impl Iterator<Item = Range<usize>> {
+    let (rows, step) = (tensor.rows(), ((1 << 20) / tensor.row_bytes().max(1)).max(1));
+    (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
+}
+
+fn each_block<const B: usize, const N: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    decode: impl Fn(&[u8; B], &mut [f32; N]),
+) {
+    let (blocks, _) = bytes.as_chunks::<B>();
+    let (outs, _) = out.as_chunks_mut::<N>();
+    blocks.iter().zip(outs).for_each(|(block, out)| decode(block, out));
+}
+
+/// IEEE binary16 to f32, exact. Without branches or calls, so that loops over it vectorise.
+#[inline]
+pub fn f16_to_f32(bits: u16) -> f32 {
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    // Multiplying by 2^112 moves the exponent bias from 15 to 127 and normalises subnormals.
+    let scaled = (f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23)).to_bits();
+    let infinite_or_nan = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(scaled | infinite_or_nan | u32::from(bits & 0x8000) << 16)
+}
+
+#[inline]
+fn f16(bytes: [u8; 2]) -> f32 {
+    f16_to_f32(u16::from_le_bytes(bytes))
+}
+
+fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
+    let d = f16([block[0], block[1]]);
+    for (x, &q) in out.iter_mut().zip(&block[2..]) {
+        *x = f32::from(q as i8) * d;
+    }
+}
+
+fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
+    let d = f16([block[0], block[1]]);
+    for (i, &q) in block[2..].iter().enumerate() {
+        out[i] = (f32::from(q & 15) - 8.0) * d;
+        out[i + 16] = (f32::from(q >> 4) - 8.0) * d;
+    }
+}
+
+fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
+    let (d, m) = (f16([block[0], block[1]]), f16([block[2], block[3]]));
+    for (i, &q) in block[4..].iter().enumerate() {
+        out[i] = f32::from(q & 15) * d + m;
+        out[i + 16] = f32::from(q >> 4) * d + m;
+    }
+}
+
+/// f16 d, f16 dmin, 12 bytes of 6-bit scales and minima, 128 bytes of nibbles: each 32 bytes hold one sub-block
+/// in their low and the next in their high nibbles.
+fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
+    let (d, dmin) = (f16([block[0], block[1]]), f16([block[2], block[3]]));
+    let (packed, qs) = block[4..].split_at(12);
+    for (pair, (qs, out)) in qs.chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {
+        let (low, high) = out.split_at_mut(32);
+        let (scale, min) = q4_k_scale(packed, 2 * pair);
+        let (d1, m1) = (d * scale, dmin * min);
+        let (scale, min) = q4_k_scale(packed, 2 * pair + 1);
+        let (d2, m2) = (d * scale, dmin * min);
+        for (i, &q) in qs.iter().enumerate() {
+            low[i] = d1 * f32::from(q & 15) - m1;
+            high[i] = d2 * f32::from(q >> 4) - m2;
+        }
+    }
+}
+
+/// The 6-bit scale and minimum of sub-block `i` of 8: the last four keep their upper 2 bits in the first eight bytes.
+fn q4_k_scale(packed: &[u8], i: usize) -> (f32, f32) {
+    let (scale, min) = if i < 4 {
+        (packed[i] & 63, packed[i + 4] & 63)
+    } else {
+        ((packed[i + 4] & 15) | packed[i - 4] >> 6 << 4, packed[i + 4] >> 4 | packed[i] >> 6 << 4)
+    };
+    (f32::from(scale), f32::from(min))
+}
+
+/// 128 bytes of low nibbles, 64 bytes of upper 2 bits, 16 signed scales, f16 d; each half of the block spreads its
+/// 128 elements over 64 + 32 bytes.
+fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
+    let d = f16([block[208], block[209]]);
+    for (half, out) in out.chunks_exact_mut(128).enumerate() {
+        let (ql, qh) = (&block[half * 64..][..64], &block[128 + half * 32..][..32]);
+        let scales = &block[192 + half * 8..][..8];
+        for i in 0..32 {
+            let q = [
+                ql[i] & 15 | (qh[i] & 3) << 4,
+                ql[i + 32] & 15 | (qh[i] >> 2 & 3) << 4,
+                ql[i] >> 4 | (qh[i] >> 4 & 3) << 4,
+                ql[i + 32] >> 4 | (qh[i] >> 6) << 4,
+            ];
+            for (quarter, q) in q.into_iter().enumerate() {
+                let scale = scales[quarter * 2 + i / 16] as i8;
+                out[quarter * 32 + i] = d * f32::from(scale) * (f32::from(q) - 32.0);
+            }
+        }
+    }
+}
+
+/// Value of every E4M3 byte: sign, 4 bits of exponent (bias 7), 3 of mantissa; 0x7f and 0xff are NaN.
+static F8_E4M3: [f32; 256] = {
+    let mut table = [0.0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (exponent, mantissa) = (byte as u32 >> 3 & 15, byte as u32 & 7);
+        let magnitude = match (exponent, mantissa) {
+            (15, 7) => f32::NAN,
+            (0, _) => mantissa as f32 / 512.0,
+            _ => f32::from_bits((exponent + 127 - 7) << 23 | mantissa << 20),
+        };
+        table[byte] = if byte & 0x80 == 0 { magnitude } else { -magnitude };
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::tensor::Bytes;
+
+    const ONE: [u8; 2] = [0x00, 0x3c];
+    const HALF: [u8; 2] = [0x00, 0x38];
+    const MINUS_TWO: [u8; 2] = [0x00, 0xc0];
+
+    fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; bytes.len() / dtype.block_bytes() * dtype.block_len()];
+        dequantize(dtype, bytes, &mut out);
+        out
+    }
+
+    #[test]
+    fn floats() {
+        assert_eq!(decode(DType::F32, &(-1.5f32).to_le_bytes()), [-1.5]);
+        assert_eq!(decode(DType::BF16, &[0xc0, 0x3f, 0x80, 0xc0]), [1.5, -4.0]);
+        assert_eq!(decode(DType::F16, &[HALF, MINUS_TWO].concat()), [0.5, -2.0]);
+    }
+
+    #[test]
+    fn every_f16_equals_the_half_crate() {
+        for bits in 0..=u16::MAX {
+            let (ours, theirs) = (f16_to_f32(bits), half::f16::from_bits(bits).to_f32());
+            assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{bits:#x}");
+        }
+    }
+
+    #[test]
+    fn f8_extremes() {
+        let bytes = [0x00, 0x80, 0x01, 0x07, 0x08, 0x38, 0xb8, 0x7e, 0xfe];
+        let values = [0.0, 0.0, 2f32.powi(-9), 7.0 / 512.0, 2f32.powi(-6), 1.0, -1.0, 448.0, -448.0];
+        assert_eq!(decode(DType::F8E4M3, &bytes), values);
+        assert!(decode(DType::F8E4M3, &[0x7f, 0xff]).iter().all(|x| x.is_nan()));
+    }
+
+    #[test]
+    fn q8_0_is_signed() {
+        let mut block = [0; 34];
+        block[..2].copy_from_slice(&HALF);
+        (block[2], block[3], block[33]) = (127, 0x80, 0xff);
+        let out = decode(DType::Q8_0, &block);
+        assert_eq!((out[0], out[1], out[2], out[31]), (63.5, -64.0, 0.0, -0.5));
+    }
+
+    #[test]
+    fn q4_nibbles_are_half_a_block_apart() {
+        let (mut q4_0, mut q4_1) = ([0x88; 18], [0x00; 20]);
+        q4_0[..2].copy_from_slice(&MINUS_TWO);
+        (q4_0[2], q4_0[17]) = (0xf0, 0x9a);
+        let out = decode(DType::Q4_0, &q4_0);
+        assert_eq!((out[0], out[16], out[15], out[31], out[1]), (16.0, -14.0, -4.0, -2.0, 0.0));
+
+        q4_1[..2].copy_from_slice(&HALF);
+        q4_1[2..4].copy_from_slice(&MINUS_TWO);
+        q4_1[4] = 0xf1;
+        let out = decode(DType::Q4_1, &q4_1);
+        assert_eq!((out[0], out[16], out[1]), (-1.5, 5.5, -2.0));
+    }
+
+    #[test]
+    fn q4_k_scales_and_order() {
+        let mut block = [0; 144];
+        block[..2].copy_from_slice(&ONE);
+        block[2..4].copy_from_slice(&HALF);
+        // Sub-block 0: scale 3, minimum 4. Sub-block 7: scale 0b10_0101 = 37, minimum 0b01_0110 = 22.
+        (block[4], block[4 + 4]) = (3, 4);
+        block[4 + 3] |= 0b1000_0000;
+        block[4 + 7] |= 0b0100_0000;
+        block[4 + 11] = 0b0110_0101;
+        block[16] = 0x05;
+        block[143] = 0xf0;
+        let out = decode(DType::Q4K, &block);
+        assert_eq!((out[0], out[1]), (3.0 * 5.0 - 2.0, -2.0));
+        assert_eq!((out[255], out[254]), (37.0 * 15.0 - 11.0, -11.0));
+        assert_eq!((out[32], out[96]), (0.0, 0.0));
+    }
+
+    #[test]
+    fn q6_k_scales_and_order() {
+        let mut block = [0; 210];
+        block[208..].copy_from_slice(&HALF);
+        for (i, scale) in block[192..208].iter_mut().enumerate() {
+            *scale = if i % 2 == 0 { i as u8 + 1 } else { (-(i as i8) - 1) as u8 };
+        }
+        // The nibbles and upper bits of elements 0 (all ones), 96 + 31 (33), and 128 + 64 (1).
+        (block[0], block[128]) = (0x0f, 0b0000_0011);
+        (block[63], block[128 + 31]) = (0x10, 0b1000_0000);
+        block[64] = 0x10;
+        let out = decode(DType::Q6K, &block);
+        assert_eq!((out[0], out[1], out[16]), (0.5 * 31.0, -16.0, 32.0));
+        assert_eq!(out[127], 0.5 * -8.0 * 1.0);
+        assert_eq!((out[192], out[255]), (0.5 * 13.0 * -31.0, 0.5 * -16.0 * -32.0));
+    }
+
+    #[test]
+    fn check_finite_names_tensor_and_row() {
+        let tensor = |dtype, bytes: Vec<u8>, shape| {
+            Tensor::new("the.weight", dtype, shape, Arc::new(Bytes::new("test", bytes)), 0).unwrap()
+        };
+        let mut f8 = vec![0x7e; 3 * 5];
+        check_finite(&tensor(DType::F8E4M3, f8.clone(), vec![3, 5])).unwrap();
+        f8[7] = 0xff;
+        let error = check_finite(&tensor(DType::F8E4M3, f8, vec![3, 5])).unwrap_err().to_string();
+        assert!(error.contains("the.weight") && error.contains("row 1"), "{error}");
+        for (dtype, at) in
+            [(DType::Q8_0, 0), (DType::Q4_0, 0), (DType::Q4_1, 2), (DType::Q4K, 2), (DType::Q6K, 208)]
+        {
+            let mut bytes = vec![0xff; 2 * dtype.block_bytes()];
+            for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+                block[0..4].fill(0);
+                block[at..at + 2].fill(0);
+            }
+            check_finite(&tensor(dtype, bytes.clone(), vec![2, dtype.block_len()])).unwrap();
+            bytes[dtype.block_bytes() + at + 1] = 0x7c;
+            let error =
+                check_finite(&tensor(dtype, bytes, vec![2, dtype.block_len()])).unwrap_err().to_string();
+            assert!(error.contains("row 1"), "{dtype}: {error}");
+        }
+    }
+}
