@@ -11,6 +11,7 @@ pub mod config;
 pub mod cpu;
 pub mod error;
 pub mod graph;
+pub mod model;
 pub mod models;
 pub mod quant;
 pub mod sampling;

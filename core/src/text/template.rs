@@ -1,0 +1,120 @@
+//! Chat templates: the model's own Jinja source turns messages into a prompt, as `apply_chat_template` of
+//! Hugging Face transformers does.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, Value, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde::{Deserialize, Serialize};
+
+use super::{strftime, tojson};
+use crate::{Error, Result};
+
+/// One message of a conversation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, `tool`, or what else the template knows.
+    pub role: String,
+    /// The text.
+    pub content: String,
+    /// Further fields the template may read: `tool_calls`, `reasoning_content`, `name`, ...
+    #[serde(flatten)]
+    pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Message {
+    /// A message of a role and a text.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), extra: serde_json::Map::new() }
+    }
+}
+
+/// A compiled chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    bos: String,
+    eos: String,
+}
+
+const NAME: &str = "chat_template";
+
+impl ChatTemplate {
+    /// Compiles a template; `bos` and `eos` are the strings it sees as `bos_token` and `eos_token`.
+    ///
+    /// # Errors
+    /// [`Error::Text`] with the line of a syntax error.
+    pub fn new(source: impl Into<String>, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
+        let source = source.into();
+        let mut environment = Environment::new();
+        // The settings transformers gives Jinja.
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|e| Error::Text(e.to_string()))?;
+        environment.set_syntax(syntax);
+        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.add_filter("tojson", tojson::tojson);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime::now);
+        environment.add_template_owned(NAME, without_generation_tags(&source)).map_err(|e| {
+            Error::Text(format!("the chat template does not compile: {e}; `tread run` works without one"))
+        })?;
+        let text = |token: Option<&str>| token.unwrap_or_default().to_owned();
+        Ok(Self { environment, source, bos: text(bos), eos: text(eos) })
+    }
+
+    /// The Jinja source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The prompt for `messages`. `tools` is a list of function schemas as in the OpenAI API;
+    /// `add_generation_prompt` opens the assistant's turn.
+    ///
+    /// # Errors
+    /// [`Error::Text`] when the template refuses the messages or fails.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let failed = |e: minijinja::Error| Error::Text(explain(&e));
+        let context = context! {
+            messages => Serde(messages),
+            tools => Serde(tools),
+            documents => Value::from(()),
+            add_generation_prompt,
+            bos_token => self.bos.as_str(),
+            eos_token => self.eos.as_str(),
+        };
+        self.environment.get_template(NAME).and_then(|t| t.render(context)).map_err(failed)
+    }
+}
+
+/// A template's own refusal is for the user and stands alone; anything else says where it happened.
+fn explain(error: &minijinja::Error) -> String {
+    match (error.kind(), error.detail()) {
+        (ErrorKind::InvalidOperation, Some(detail)) if detail.starts_with(REFUSAL) => detail.to_owned(),
+        _ => format!("the chat template failed: {error}"),
+    }
+}
+
+const REFUSAL: &str = "the chat template refuses these messages: ";
+
+fn raise_exception(message: &str) -> Result<String, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("{REFUSAL}{message}")))
+}
+
+/// `{% generation %}` marks the assistant's tokens for training and does nothing else; Jinja does not know it.
+fn without_generation_tags(source: &str) -> String {
+    let mut source = source.to_owned();
+    for open in ["{% ", "{%- "] {
+        source = source.replace(&format!("{open}generation "), &format!("{open}if true "));
+        source = source.replace(&format!("{open}endgeneration "), &format!("{open}endif "));
+    }
+    source
+}
