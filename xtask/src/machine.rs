@@ -141,7 +141,16 @@ pub(crate) fn llama_cpp() -> Result<PathBuf> {
         fs::create_dir_all(&folder)?;
         let packages = ["@fugood/llama.node", &binding].map(|name| format!("{name}@{LLAMA_CPP_VERSION}"));
         // Without the optional packages: they are the same library for every other system, CUDA included.
-        let install = ["install", "--no-save", "--omit=optional", "--no-audit", "--no-fund", "--prefix", "."];
+        let install = [
+            "install",
+            "--no-save",
+            "--omit=optional",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+            "--prefix",
+            ".",
+        ];
         run(command("npm", install).args(packages).current_dir(&folder))?;
     }
     Ok(folder)

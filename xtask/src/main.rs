@@ -7,6 +7,8 @@ mod run;
 mod test;
 mod wasm;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -26,10 +28,16 @@ enum Task {
     Peers(peers::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Peers(args) => peers::run(&args),
+    };
+    // Printed here and not by `main`'s caller, which would add a backtrace to the command that a user should run.
+    if let Err(error) = result {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
 }
