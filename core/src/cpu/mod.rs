@@ -1,1 +1,220 @@
 //! The plain back end: the oracle of every test, and the fallback where there is no GPU.
+//!
+//! Written to be read: one function an op, f32 throughout, one fixed order of every sum. No result depends on what
+//! else is in the batch, so decoding, prefilling and batching agree bit for bit. Weights stay where they are, in
+//! their format, and are decoded row by row as they are used.
+
+mod attention;
+mod elementwise;
+mod linear;
+mod moe;
+mod norm;
+mod rope;
+mod rows;
+
+use std::future::ready;
+
+use crate::backend::{Backend, Batch, CompileOptions, Executable, LocalFuture, Output, Stats};
+use crate::graph::{Graph, Node, Op, Rows, ValueId};
+use crate::tensor::Tensor;
+use crate::{Error, Result, quant};
+use attention::KvCache;
+use linear::Scratch;
+use rows::StepRows;
+
+/// The CPU as a back end, using rayon's global thread pool (one thread where there are no others, as in browsers).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+impl Cpu {
+    /// The CPU.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn device(&self) -> String {
+        format!("CPU ({} threads)", rayon::current_num_threads())
+    }
+
+    fn compile<'a>(
+        &'a self,
+        graph: &'a Graph,
+        weights: &'a [Tensor],
+        options: CompileOptions,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> LocalFuture<'a, Result<Box<dyn Executable>>> {
+        let compiled = CpuExecutable::new(graph, weights, options, progress);
+        Box::pin(ready(compiled.map(|executable| Box::new(executable) as Box<dyn Executable>)))
+    }
+}
+
+#[derive(Debug)]
+struct CpuExecutable {
+    graph: Graph,
+    weights: Vec<Tensor>,
+    /// The weights that are vectors (norms), decoded; empty for the others.
+    vectors: Vec<Vec<f32>>,
+    options: CompileOptions,
+    kv: Vec<KvCache>,
+    /// The activations, by value; empty while not alive.
+    values: Vec<Vec<f32>>,
+    /// For each node, the values that no later node reads.
+    dead_after: Vec<Vec<ValueId>>,
+    /// Buffers of dead values, for the next ones.
+    free: Vec<Vec<f32>>,
+    hidden: Vec<Vec<f32>>,
+    rows: StepRows,
+    scratch: Scratch,
+}
+
+impl CpuExecutable {
+    fn new(
+        graph: &Graph,
+        weights: &[Tensor],
+        options: CompileOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        let total = weights.iter().map(Tensor::bytes).sum();
+        let (mut done, mut vectors) = (0, vec![]);
+        for weight in weights {
+            if weight.elements() == 0 {
+                return Err(Error::tensor(
+                    weight.name(),
+                    format!("shape {:?} has no elements", weight.shape()),
+                ));
+            }
+            quant::check_finite(weight)?;
+            vectors.push(if weight.shape().len() == 1 { weight.to_f32()? } else { vec![] });
+            done += weight.bytes();
+            progress(done, total);
+        }
+        let kv = graph.kv_widths.iter().map(|&width| KvCache::new(width, &options)).collect::<Result<_>>()?;
+        Ok(Self {
+            weights: weights.to_vec(),
+            vectors,
+            options,
+            kv,
+            values: vec![vec![]; graph.values.len()],
+            dead_after: dead_after(graph),
+            free: vec![],
+            hidden: vec![vec![]; graph.hidden.len()],
+            rows: StepRows::default(),
+            scratch: Scratch::default(),
+            graph: graph.clone(),
+        })
+    }
+
+    fn run(&mut self, batch: &Batch) -> Result<()> {
+        batch.check(&self.graph, &self.options)?;
+        self.rows.set(batch, &self.graph.inv_freq);
+        for index in 0..self.graph.nodes.len() {
+            let Some(output) = self.graph.nodes[index].output else {
+                self.append(index, batch);
+                continue;
+            };
+            let value = self.graph.value(output);
+            let rows = match value.rows {
+                Rows::All => self.rows.all.len(),
+                Rows::Output => self.rows.outputs.len(),
+            };
+            let mut out = self.free.pop().unwrap_or_default();
+            out.clear();
+            out.resize(rows * value.width, 0.0);
+            self.compute(index, batch, &mut out)?;
+            if batch.hidden {
+                for (hidden, _) in
+                    self.hidden.iter_mut().zip(&self.graph.hidden).filter(|(_, v)| **v == output)
+                {
+                    hidden.clone_from(&out);
+                }
+            }
+            // The logits of the last step are still here.
+            self.free.push(std::mem::replace(&mut self.values[output.0], out));
+            for dead in &self.dead_after[index] {
+                self.free.push(std::mem::take(&mut self.values[dead.0]));
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, index: usize, batch: &Batch) {
+        let Node { op: Op::KvAppend { layer }, inputs, .. } = &self.graph.nodes[index] else { return };
+        let [k, v] = [0, 1].map(|i| &self.values[inputs[i].0]);
+        self.kv[*layer].append(batch, &self.rows, k, v);
+    }
+
+    /// Runs one op into `out`, which is all zero.
+    fn compute(&mut self, index: usize, batch: &Batch, out: &mut [f32]) -> Result<()> {
+        let Node { op, inputs, .. } = &self.graph.nodes[index];
+        let (values, scratch) = (&self.values, &mut self.scratch);
+        let input = |i: usize| values[inputs[i].0].as_slice();
+        let input_width = |i: usize| self.graph.value(inputs[i]).width;
+        let weight = |id: crate::graph::WeightId| &self.weights[id.0];
+        match *op {
+            Op::Embed { table } => rows::embed(batch, weight(table), out)?,
+            Op::RmsNorm { weight, eps } => norm::rms_norm(input(0), &self.vectors[weight.0], eps, out),
+            Op::Linear { weight: id } => {
+                linear::linear(input(0), weight(id), 0..weight(id).rows(), out, scratch)?;
+            }
+            Op::Rope { head_dim, style } => {
+                rope::rope(input(0), &self.rows.rotation, input_width(0), head_dim, style, out);
+            }
+            // It has no output, and so is never asked to compute one.
+            Op::KvAppend { .. } => {}
+            Op::Attention { layer, heads, scale } => {
+                attention::attention(input(0), &self.kv[layer], batch, &self.rows, heads, scale, out);
+            }
+            Op::SwiGlu => elementwise::swiglu(input(0), input(1), out),
+            Op::Add => elementwise::add(input(0), input(1), out),
+            Op::RouterTopK { top_k, renormalize } => {
+                moe::router_top_k(input(0), input_width(0), top_k, renormalize, out);
+            }
+            Op::Experts { gate, up, down, top_k } => {
+                moe::experts(input(0), input(1), [gate, up, down].map(weight), top_k, out, scratch)?;
+            }
+            Op::GatherRows => rows::gather(input(0), &self.rows.outputs, input_width(0), out),
+        }
+        Ok(())
+    }
+}
+
+impl Executable for CpuExecutable {
+    fn step<'a>(&'a mut self, batch: &Batch) -> Result<LocalFuture<'a, Result<Output<'a>>>> {
+        self.run(batch)?;
+        let hidden = if batch.hidden { self.hidden.as_slice() } else { &[] };
+        let output = Output { logits: &self.values[self.graph.logits.0], hidden };
+        Ok(Box::pin(ready(Ok(output))))
+    }
+
+    fn stats(&self) -> Stats {
+        let activations = self.values.iter().chain(&self.free).chain(&self.hidden).map(Vec::capacity);
+        Stats {
+            dispatches: 0,
+            weight_bytes: self.weights.iter().map(Tensor::bytes).sum(),
+            kv_bytes: self.kv.iter().map(KvCache::bytes).sum(),
+            scratch_bytes: (activations.sum::<usize>() * size_of::<f32>()) as u64,
+        }
+    }
+
+    fn options(&self) -> &CompileOptions {
+        &self.options
+    }
+}
+
+/// For each node, the values that are read (or, if never read, written) last by it. The logits outlive the step.
+fn dead_after(graph: &Graph) -> Vec<Vec<ValueId>> {
+    let mut dead = vec![vec![]; graph.nodes.len()];
+    for value in (0..graph.values.len()).map(ValueId).filter(|&v| v != graph.logits) {
+        let touches = |n: &Node| n.inputs.contains(&value) || n.output == Some(value);
+        if let Some(last) = graph.nodes.iter().rposition(touches) {
+            dead[last].push(value);
+        }
+    }
+    dead
+}
