@@ -48,10 +48,11 @@ pub struct CompileOptions {
 }
 
 impl CompileOptions {
-    /// One sequence of at most `context` tokens, prefilled in chunks of `max_rows`.
+    /// One sequence of at most `context` tokens, prefilled in chunks of `max_rows`. Logits are wanted of few rows at
+    /// a time: a row is as wide as the vocabulary.
     pub fn single(context: usize, max_rows: usize, kv_dtype: KvDType) -> Self {
         let kv_blocks = context.div_ceil(BLOCK_SIZE);
-        Self { kv_dtype, kv_blocks, max_rows, max_outputs: max_rows, max_table: kv_blocks }
+        Self { kv_dtype, kv_blocks, max_rows, max_outputs: max_rows.min(64), max_table: kv_blocks }
     }
 }
 

@@ -78,13 +78,14 @@ impl Tuning {
         subgroups: false,
     };
     /// For adapters that run on the CPU: a thread is a SIMD lane, so each takes whole rows and nothing is shared.
+    /// Every load is scalarised there, so each activation read serves many rows.
     pub const SOFTWARE: Self = Self {
-        workgroup: 32,
+        workgroup: 8,
         lanes: 1,
-        rows: 1,
-        batch_rows: 1,
+        rows: 8,
+        batch_rows: 8,
         batch_columns: 4,
-        norm_workgroup: 32,
+        norm_workgroup: 8,
         subgroups: false,
     };
 }

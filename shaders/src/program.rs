@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tread_core::backend::{BLOCK_SIZE, Batch, CompileOptions, Executable, LocalFuture, Output, Stats};
 use tread_core::graph::Graph;
 use tread_core::tensor::Tensor;
-use tread_core::{Error, Result};
+use tread_core::{Error, Result, quant};
 
 use crate::device::{Health, Wgpu};
 use crate::kernels;
@@ -48,6 +48,8 @@ pub(crate) struct Program {
     hidden: Vec<ReadBack>,
     /// Grows to what hidden states need; logits alone fit from the start.
     staging: wgpu::Buffer,
+    /// The staging buffer is being mapped: a step whose future was dropped leaves it so.
+    staging_busy: bool,
     logits_out: Vec<f32>,
     hidden_out: Vec<Vec<f32>>,
     stats: Stats,
@@ -61,6 +63,9 @@ impl Program {
         options: CompileOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
+        for tensor in weights {
+            quant::check_finite(tensor)?;
+        }
         let context =
             Context { graph, weights, options: &options, tuning: gpu.tuning, max_segment: gpu.max_segment };
         let plan = lower(context)?;
@@ -116,6 +121,7 @@ impl Program {
             logits,
             hidden,
             staging,
+            staging_busy: false,
         })
     }
 
@@ -153,6 +159,7 @@ impl Program {
         self.logits_out.clear();
         self.hidden_out.iter_mut().for_each(Vec::clear);
         if bytes > 0 {
+            self.staging_busy = true;
             let (sender, receiver) = futures_channel::oneshot::channel();
             self.staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
                 // The receiver is gone only when the caller gave the step up.
@@ -179,6 +186,7 @@ impl Program {
                 }
             }
             self.staging.unmap();
+            self.staging_busy = false;
         }
         self.health.check()?;
         Ok(Output { logits: &self.logits_out, hidden: &self.hidden_out })
@@ -209,8 +217,10 @@ impl Executable for Program {
         if hidden {
             staged += self.hidden.iter().map(|h| rows * h.stride).sum::<usize>();
         }
-        if staged as u64 * 4 > self.staging.size() {
-            self.staging = staging(&self.device, staged * 4);
+        if self.staging_busy || staged as u64 * 4 > self.staging.size() {
+            let bytes = (staged * 4).max(self.staging.size() as usize);
+            self.staging = staging(&self.device, bytes);
+            self.staging_busy = false;
         }
         self.queue.write_buffer(&self.step_buffer, 0, bytemuck::cast_slice(&self.step.words[..words]));
         self.queue.write_buffer(&self.angles_buffer, 0, bytemuck::cast_slice(&self.step.angles));
