@@ -1,6 +1,14 @@
-//! What a model is: one struct an architecture, read from config.json or GGUF metadata.
+//! What a model is: one struct an architecture, read from config.json ([`hf`]) or GGUF metadata ([`gguf`]).
+//!
+//! The readers check every size, so that no later code meets a head count that does not divide, an odd head or a
+//! layer that is not there.
+
+pub(crate) mod gguf;
+pub(crate) mod hf;
+mod rope;
 
 use crate::graph::RopeStyle;
+use crate::{Error, Result};
 
 /// A model's architecture and sizes.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +20,14 @@ pub enum ModelConfig {
 }
 
 impl ModelConfig {
+    /// Reads the contents of a Hugging Face config.json.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the key, [`Error::Unsupported`] for architectures and options Tread does not run.
+    pub fn from_json(json: &serde_json::Value) -> Result<Self> {
+        hf::model(json)
+    }
+
     /// Tokens a sequence may have.
     pub fn context_length(&self) -> usize {
         match self {
@@ -110,4 +126,44 @@ pub struct LlamaConfig {
     pub rope_style: RopeStyle,
     /// The output head is the embedding table.
     pub tie_word_embeddings: bool,
+}
+
+/// Largest accepted width (hidden sizes, FFN sizes), head count times head size, and the like.
+const MAX_WIDTH: usize = 1 << 20;
+/// Largest accepted vocabulary.
+const MAX_VOCAB: usize = 1 << 24;
+/// Largest accepted number of layers, heads or experts.
+const MAX_COUNT: usize = 4096;
+/// Largest accepted context.
+const MAX_CONTEXT: usize = 1 << 28;
+
+/// An error unless `found` is in `1..=most`.
+fn check_size(key: &str, found: usize, most: usize) -> Result<usize> {
+    if found == 0 || found > most {
+        return Err(Error::Config(format!("`{key}` is {found}, but must be between 1 and {most}")));
+    }
+    Ok(found)
+}
+
+/// An error unless the heads can share KV heads and be rotated in pairs.
+fn check_heads(heads: usize, kv_heads: usize, head_dim: usize) -> Result<()> {
+    if heads % kv_heads != 0 {
+        return Err(Error::Config(format!(
+            "{heads} query heads cannot share {kv_heads} key/value heads evenly"
+        )));
+    }
+    if head_dim % 2 != 0 {
+        return Err(Error::Config(format!(
+            "`head_dim` is {head_dim}, but rotary embedding needs an even one"
+        )));
+    }
+    check_size("heads * head_dim", heads * head_dim, MAX_WIDTH).map(|_| ())
+}
+
+/// An error unless `eps` can be added under a square root.
+fn check_eps(eps: f64) -> Result<f32> {
+    if !(0.0..1.0).contains(&eps) {
+        return Err(Error::Config(format!("`rms_norm_eps` is {eps}, but must be between 0 and 1")));
+    }
+    Ok(eps as f32)
 }

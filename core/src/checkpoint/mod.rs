@@ -1,11 +1,33 @@
 //! Checkpoint readers: files -> named, typed tensors, a configuration, and what text needs.
 
+#[cfg(not(target_family = "wasm"))]
+mod files;
+pub(crate) mod gguf;
+mod safetensors;
+mod text;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
 
 use crate::config::ModelConfig;
 use crate::graph::Graph;
-use crate::tensor::Tensor;
+use crate::tensor::{Source, Tensor};
 use crate::{Error, Result};
+
+/// Which tensor is in which shard.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The small files beside safetensors weights that are read.
+pub const SIDE_FILES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    INDEX,
+];
 
 /// Everything read from a model's files. Tensors stay on disk until they are asked for.
 #[derive(Debug)]
@@ -14,6 +36,8 @@ pub struct Checkpoint {
     pub config: ModelConfig,
     /// Hugging Face name -> view.
     pub tensors: BTreeMap<String, Tensor>,
+    /// Name -> why a tensor of the files cannot be used; an error only for those that the graph needs.
+    pub refused: BTreeMap<String, String>,
     /// Tokenizer, chat template and generation defaults, as far as the files have them.
     pub text: TextFiles,
 }
@@ -72,6 +96,47 @@ pub struct GgufVocab {
 }
 
 impl Checkpoint {
+    /// Opens a GGUF file, or a folder with config.json and safetensors, by mapping them: weights are not read.
+    ///
+    /// A mapped file must not be changed while it is in use.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Format`] and [`Error::Tensor`] for damaged files, [`Error::Config`] and
+    /// [`Error::Unsupported`] for what the configuration says.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn open(path: &std::path::Path) -> Result<Self> {
+        files::open(path)
+    }
+
+    /// Reads a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_gguf(source: &Arc<dyn Source>) -> Result<Self> {
+        gguf::read(source)
+    }
+
+    /// Reads safetensors shards; `files` holds the [`SIDE_FILES`] there are, by name.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_safetensors(files: &BTreeMap<String, Vec<u8>>, shards: Vec<Arc<dyn Source>>) -> Result<Self> {
+        let json_config =
+            json(files, "config.json")?.ok_or_else(|| Error::Config("config.json is missing".to_owned()))?;
+        let config = ModelConfig::from_json(&json_config)?;
+        let mut tensors = Tensors::default();
+        for shard in shards {
+            safetensors::read(&shard, &mut tensors)?;
+        }
+        if let Some(index) = files.get(INDEX) {
+            tensors.check_index(index)?;
+        }
+        tensors.strip_prefixes();
+        safetensors::pair_scales(&mut tensors, scale_block(&json_config)?)?;
+        let text = text::read(files, &json_config)?;
+        Ok(Self { config, tensors: tensors.found, refused: tensors.refused, text })
+    }
+
     /// The tensor of each weight the graph declares, in order.
     ///
     /// # Errors
@@ -81,10 +146,11 @@ impl Checkpoint {
             .weights
             .iter()
             .map(|decl| {
-                let tensor = self
-                    .tensors
-                    .get(&decl.name)
-                    .ok_or_else(|| Error::tensor(&decl.name, "missing from the checkpoint"))?;
+                let tensor = self.tensors.get(&decl.name).ok_or_else(|| {
+                    let reason =
+                        self.refused.get(&decl.name).map_or("missing from the checkpoint", String::as_str);
+                    Error::tensor(&decl.name, reason)
+                })?;
                 if tensor.shape() != decl.shape {
                     let message = format!("expected shape {:?}, found {:?}", decl.shape, tensor.shape());
                     return Err(Error::tensor(&decl.name, message));
@@ -93,4 +159,111 @@ impl Checkpoint {
             })
             .collect()
     }
+}
+
+/// The tensors of a model while its files are read.
+#[derive(Debug, Default)]
+struct Tensors {
+    found: BTreeMap<String, Tensor>,
+    refused: BTreeMap<String, String>,
+    /// Name -> file, to compare with the index.
+    file_of: BTreeMap<String, String>,
+}
+
+impl Tensors {
+    fn add(&mut self, tensor: Tensor, file: &str) -> Result<()> {
+        let name = tensor.name().to_owned();
+        if let Some(other) = self.file_of.insert(name.clone(), file.to_owned()) {
+            return Err(Error::tensor(name, format!("is in {other} and again in {file}")));
+        }
+        self.found.insert(name, tensor);
+        Ok(())
+    }
+
+    fn refuse(&mut self, name: String, reason: String) {
+        self.refused.insert(name, reason);
+    }
+
+    /// Every tensor must be in the shard that the index names.
+    fn check_index(&self, index: &[u8]) -> Result<()> {
+        for (shard, names) in index_shards(index)? {
+            for name in names {
+                let found = self.file_of.get(&name).is_some_and(|file| file.ends_with(&shard));
+                if !found && !self.refused.contains_key(&name) {
+                    return Err(Error::tensor(
+                        name,
+                        format!("{INDEX} places it in {shard}, but it is not there"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Some repositories put the text model under a prefix.
+    fn strip_prefixes(&mut self) {
+        for (prefix, plain) in [("model.language_model.", "model."), ("language_model.", "")] {
+            let names: Vec<String> = self.found.keys().filter(|n| n.starts_with(prefix)).cloned().collect();
+            for name in names {
+                if let Some(tensor) = self.found.remove(&name) {
+                    let short = format!("{plain}{}", &name[prefix.len()..]);
+                    self.found.insert(short.clone(), tensor.renamed(short));
+                }
+            }
+        }
+    }
+}
+
+/// Shard -> the tensors that the index places in it.
+fn index_shards(index: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index).map_err(|e| Error::format(INDEX, e.to_string()))?;
+    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, shard) in index.weight_map {
+        // A name, not a path: an index must not reach outside its folder.
+        if shard.contains(['/', '\\']) || shard.starts_with('.') || !shard.ends_with(".safetensors") {
+            return Err(Error::format(INDEX, format!("`{shard}` is not the name of a shard")));
+        }
+        shards.entry(shard).or_default().push(name);
+    }
+    Ok(shards)
+}
+
+/// A side file as JSON, if it is there.
+fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Option<Value>> {
+    let parse =
+        |bytes: &Vec<u8>| serde_json::from_slice(bytes).map_err(|e| Error::format(name, e.to_string()));
+    files.get(name).map(parse).transpose()
+}
+
+/// Rows and columns of an FP8 tile: `quantization_config.weight_block_size`, else 128 x 128.
+fn scale_block(config: &Value) -> Result<[usize; 2]> {
+    let at = |c: &Value| c.pointer("/quantization_config/weight_block_size").cloned();
+    let Some(size) = at(config).or_else(|| config.get("text_config").and_then(at)) else {
+        return Ok([128, 128]);
+    };
+    match serde_json::from_value::<[usize; 2]>(size.clone()) {
+        Ok(block) if block.iter().all(|b| (1..=1 << 20).contains(b)) => Ok(block),
+        _ => Err(Error::Config(format!("`weight_block_size` is {size}, but must be two positive numbers"))),
+    }
+}
+
+/// An error when two byte ranges of a file share a byte.
+fn check_overlap(file: &str, mut ranges: Vec<(u64, u64, String)>) -> Result<()> {
+    ranges.sort();
+    let filled = ranges.iter().filter(|(start, end, _)| start < end);
+    let mut last: Option<&(u64, u64, String)> = None;
+    for range in filled {
+        if let Some(before) = last.filter(|b| b.1 > range.0) {
+            return Err(Error::format(
+                file,
+                format!("the bytes of `{}` and `{}` overlap", before.2, range.2),
+            ));
+        }
+        last = Some(range);
+    }
+    Ok(())
 }
