@@ -33,7 +33,7 @@ fn standard_library() -> Result<Option<PathBuf>> {
     if Path::new(library.trim()).exists() {
         return Ok(None);
     }
-    // CI machines may reach Debian's mirrors only, so there (and on request) the distribution's compiler serves.
+    // CI machines may not reach rustup's downloads: there, and on request, the distribution's compiler serves.
     let distro = env::var_os("CI").is_some() || env::var("TREAD_WASM").is_ok_and(|choice| choice == "distro");
     if !distro && succeeds(&mut command("rustup", ["--version"])) {
         run(&mut command("rustup", ["target", "add", TARGET]))

@@ -85,7 +85,7 @@ impl Builder {
         let layer = self.graph.kv_widths.len();
         let kv_width = heads.kv_heads * heads.head_dim;
         assert_eq!((self.shape(k).0, self.shape(v).0), (kv_width, kv_width));
-        assert!(heads.heads % heads.kv_heads == 0);
+        assert!(heads.heads.is_multiple_of(heads.kv_heads));
         self.graph.kv_widths.push(kv_width);
         let (op, layer_no, side) = (Op::KvAppend { layer }, self.layer, self.side);
         self.graph.nodes.push(Node { op, inputs: vec![k, v], output: None, layer: layer_no, side });

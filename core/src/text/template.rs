@@ -2,7 +2,7 @@
 //! Hugging Face transformers does.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,9 @@ impl ChatTemplate {
             .map_err(|e| Error::Text(e.to_string()))?;
         environment.set_syntax(syntax);
         environment.set_unknown_method_callback(unknown_method_callback);
-        environment.add_filter("tojson", tojson::tojson);
+        environment.add_filter("tojson", |value: &Value, indent: Option<usize>, kwargs: Kwargs| {
+            tojson::tojson(value, indent, &kwargs)
+        });
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime::now);
         environment.add_template_owned(NAME, without_generation_tags(&source)).map_err(|e| {

@@ -5,7 +5,7 @@ use minijinja::{Error, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-pub(super) fn tojson(value: &Value, indent: Option<usize>, kwargs: Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(value: &Value, indent: Option<usize>, kwargs: &Kwargs) -> Result<String, Error> {
     let indent = kwargs.get::<Option<usize>>("indent")?.or(indent);
     let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let ensure_ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
