@@ -152,3 +152,80 @@ fn sampling(text: &TextFiles) -> SamplingParams {
         ..default
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{TextFiles, parameters, stop_ids};
+    use crate::checkpoint::{GgufVocab, TokenizerFile};
+    use crate::config::{LlamaConfig, ModelConfig, Step3Config};
+    use crate::graph::RopeStyle;
+    use crate::models;
+    use crate::text::Tokenizer;
+
+    /// Against the figures of Step-3's technical report (arXiv 2507.19427): 316 B in all, 38 B active.
+    #[test]
+    fn step3_has_as_many_parameters_as_its_report_says() {
+        let config = Step3Config {
+            hidden_size: 7168,
+            intermediate_size: 18432,
+            num_layers: 61,
+            num_heads: 64,
+            num_kv_heads: 1,
+            head_dim: 256,
+            query_rank: 2048,
+            vocab_size: 128_815,
+            context_length: 65536,
+            rms_norm_eps: 1e-5,
+            inv_freq: vec![1.0; 128],
+            moe_layers: (0..61).map(|n| (4..60).contains(&n)).collect(),
+            num_experts: 48,
+            top_k: 3,
+            moe_intermediate_size: 5120,
+            shared_expert_size: 5120,
+            norm_expert_weight: false,
+            tie_word_embeddings: false,
+        };
+        let (total, active) = parameters(&models::graph(&ModelConfig::Step3(config)));
+        assert_eq!((total / 1_000_000, (active as f64 / 1e7).round()), (316_294, 3_792.0));
+    }
+
+    /// SmolLM2-135M, whose head is its embedding: everything is active.
+    #[test]
+    fn a_tied_head_counts_once_and_is_active() {
+        let config = LlamaConfig {
+            hidden_size: 576,
+            intermediate_size: 1536,
+            num_layers: 30,
+            num_heads: 9,
+            num_kv_heads: 3,
+            head_dim: 64,
+            vocab_size: 49152,
+            context_length: 8192,
+            rms_norm_eps: 1e-5,
+            inv_freq: vec![1.0; 32],
+            rope_style: RopeStyle::Interleaved,
+            tie_word_embeddings: true,
+        };
+        let (total, active) = parameters(&models::graph(&ModelConfig::Llama(config)));
+        assert_eq!((total, active), (134_515_008, 134_515_008));
+    }
+
+    #[test]
+    fn stop_ids_are_those_named_and_those_the_template_ends_turns_with() {
+        let vocab = GgufVocab {
+            model: "gpt2".into(),
+            pre: "gpt-2".into(),
+            tokens: ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>", "a"].map(String::from).to_vec(),
+            token_types: vec![3, 3, 1, 3, 1],
+            ..Default::default()
+        };
+        let tokenizer = Tokenizer::from_file(&TokenizerFile::Gguf(vocab)).unwrap();
+        let mut text = TextFiles { eos_token_ids: vec![7, 0, 7], ..Default::default() };
+        assert_eq!(stop_ids(&text, None), [0, 7]);
+        assert_eq!(stop_ids(&text, Some(&tokenizer)), [0, 7]);
+        // `<|eot_id|>` is ordinary text in this vocabulary.
+        text.chat_template = Some("{{ '<|im_end|><|eot_id|>' }}".into());
+        text.eos_token = Some("</s>".into());
+        assert_eq!(stop_ids(&text, Some(&tokenizer)), [0, 1, 3, 7]);
+    }
+}

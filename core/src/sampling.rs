@@ -211,3 +211,143 @@ fn check(logits: &[f32]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Sampler, SamplingParams};
+
+    /// Nothing filtered, plain softmax.
+    fn plain() -> SamplingParams {
+        SamplingParams {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: Some(1),
+            ..Default::default()
+        }
+    }
+
+    /// The tokens that `count` draws give, with how often.
+    fn draws(params: SamplingParams, logits: &[f32], history: &[u32], count: usize) -> Vec<usize> {
+        let mut sampler = Sampler::new(params).unwrap();
+        let mut found = vec![0; logits.len()];
+        for _ in 0..count {
+            found[sampler.sample(logits, history).unwrap() as usize] += 1;
+        }
+        found
+    }
+
+    fn support(params: SamplingParams, logits: &[f32]) -> Vec<usize> {
+        let found = draws(params, logits, &[], 2000);
+        (0..found.len()).filter(|&i| found[i] > 0).collect()
+    }
+
+    /// Probabilities 0.5, 0.25, 0.15, 0.1, not in order.
+    fn known() -> [f32; 4] {
+        [0.15f32, 0.5, 0.1, 0.25].map(f32::ln)
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_largest() {
+        let mut greedy = Sampler::new(SamplingParams::greedy()).unwrap();
+        assert_eq!(greedy.sample(&[0.0, 3.0, -1.0, 3.0], &[]).unwrap(), 1);
+        assert_eq!(greedy.sample(&[f32::NEG_INFINITY, -5.0], &[]).unwrap(), 1);
+    }
+
+    #[test]
+    fn each_filter_keeps_what_it_says() {
+        let logits = known();
+        assert_eq!(support(plain(), &logits), [0, 1, 2, 3]);
+        assert_eq!(support(SamplingParams { top_k: 2, ..plain() }, &logits), [1, 3]);
+        assert_eq!(support(SamplingParams { top_k: 9, ..plain() }, &logits), [0, 1, 2, 3]);
+        assert_eq!(support(SamplingParams { top_p: 0.7, ..plain() }, &logits), [1, 3]);
+        assert_eq!(support(SamplingParams { top_p: 0.8, ..plain() }, &logits), [0, 1, 3]);
+        assert_eq!(support(SamplingParams { top_p: 1e-9, ..plain() }, &logits), [1]);
+        assert_eq!(support(SamplingParams { min_p: 0.25, ..plain() }, &logits), [0, 1, 3]);
+        assert_eq!(support(SamplingParams { min_p: 1.0, ..plain() }, &logits), [1]);
+        // Top-p counts the probabilities that top-k left: 0.5 of 0.75 is enough for 0.66.
+        assert_eq!(support(SamplingParams { top_k: 2, top_p: 0.66, ..plain() }, &logits), [1]);
+        // Temperature comes last: it does not bring back what was cut, nor cut more.
+        assert_eq!(support(SamplingParams { top_p: 0.7, temperature: 50.0, ..plain() }, &logits), [1, 3]);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let count = 100_000;
+        for (temperature, expected) in
+            [(1.0, [0.15, 0.5, 0.1, 0.25]), (0.5, [0.0652, 0.7246, 0.0290, 0.1812])]
+        {
+            let found = draws(SamplingParams { temperature, ..plain() }, &known(), &[], count);
+            for (found, expected) in found.iter().zip(expected) {
+                // Five standard deviations.
+                let tolerance = 5.0 * (expected * (1.0 - expected) / count as f64).sqrt();
+                assert!(
+                    (*found as f64 / count as f64 - expected).abs() < tolerance,
+                    "{found} at {temperature}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_penalty_counts_a_token_once_and_only_in_its_window() {
+        let params =
+            SamplingParams { repetition_penalty: 2.0, repetition_window: 3, ..SamplingParams::greedy() };
+        let mut sampler = Sampler::new(params).unwrap();
+        let logits = [4.0, 3.0, 1.5, -1.0];
+        assert_eq!(sampler.sample(&logits, &[]).unwrap(), 0);
+        assert_eq!(sampler.sample(&logits, &[0]).unwrap(), 1);
+        assert_eq!(sampler.sample(&logits, &[0, 0, 1]).unwrap(), 0, "2, 1.5, 1.5, -1");
+        assert_eq!(sampler.sample(&logits, &[0, 2, 2, 2]).unwrap(), 0, "out of the window");
+        assert_eq!(sampler.sample(&[-1.0, -1.5], &[0]).unwrap(), 1, "-2, -1.5");
+        assert_eq!(sampler.sample(&logits, &[4_000_000]).unwrap(), 0);
+    }
+
+    #[test]
+    fn unusable_logits_and_parameters_are_refused() {
+        let mut sampler = Sampler::new(SamplingParams::default()).unwrap();
+        for (logits, says) in [
+            (&[0.0, f32::NAN][..], "NaN as the logit of token 1"),
+            (&[f32::INFINITY, 1.0], "infinity"),
+            (&[f32::NEG_INFINITY], "no logit"),
+            (&[], "no logit"),
+        ] {
+            let error = sampler.sample(logits, &[]).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        let d = SamplingParams::default;
+        for (params, name) in [
+            (SamplingParams { temperature: -0.1, ..d() }, "temperature"),
+            (SamplingParams { temperature: f32::NAN, ..d() }, "temperature"),
+            (SamplingParams { top_p: 0.0, ..d() }, "top_p"),
+            (SamplingParams { min_p: 1.5, ..d() }, "min_p"),
+            (SamplingParams { repetition_penalty: 0.0, ..d() }, "repetition_penalty"),
+        ] {
+            assert!(Sampler::new(params).unwrap_err().to_string().contains(name));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn same_seed_same_tokens(seed: u64, logits in prop::collection::vec(-9.0f32..9.0, 1..200), top_k in 0usize..50) {
+            let params = SamplingParams { seed: Some(seed), top_k, ..Default::default() };
+            prop_assert_eq!(draws(params.clone(), &logits, &[], 20), draws(params, &logits, &[], 20));
+        }
+
+        /// Logits as extreme as f32 allows: always a token, and never one that is ruled out.
+        #[test]
+        fn a_token_is_always_found(
+            logits in prop::collection::vec(prop_oneof![Just(f32::NEG_INFINITY), any::<f32>().prop_filter("", |x| x.is_finite())], 1..50),
+            temperature in 1e-6f32..100.0,
+            top_k in 0usize..9,
+        ) {
+            prop_assume!(logits.iter().any(|x| x.is_finite()));
+            let params = SamplingParams { temperature, top_k, seed: Some(0), ..Default::default() };
+            let id = Sampler::new(params).unwrap().sample(&logits, &[]).unwrap();
+            prop_assert!(logits[id as usize].is_finite());
+        }
+    }
+}

@@ -225,3 +225,6 @@ impl Session {
         Ok(output)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,11 +15,13 @@ pub struct Detokenizer {
     window: Vec<u32>,
     /// How many of `window` are context.
     context: usize,
-    /// Bytes of the window's text already given out.
-    shown: usize,
+    /// The part of the window's text that was given out.
+    shown: String,
+    /// Tokens since the text last ended in a whole character.
+    unfinished: usize,
 }
 
-/// An unfinished character decodes to at most this many U+FFFD (one a byte, and the fourth completes it).
+/// An unfinished character has at most this many bytes: the fourth completes it.
 const UNFINISHED: usize = 3;
 /// Tokens a window may reach before it is cut to half, for streams that never become text.
 const WINDOW: usize = 32;
@@ -27,7 +29,7 @@ const WINDOW: usize = 32;
 impl Detokenizer {
     /// A detokenizer at the start of a text. `skip_special` leaves special tokens out.
     pub fn new(skip_special: bool) -> Self {
-        Self { skip_special, window: vec![], context: 0, shown: 0 }
+        Self { skip_special, window: vec![], context: 0, shown: String::new(), unfinished: 0 }
     }
 
     /// Takes the next token and gives the text that is certain by now: never half a character.
@@ -40,13 +42,21 @@ impl Detokenizer {
         }
         self.window.push(id);
         let text = tokenizer.decode(&self.window, false)?;
-        let certain = certain(&text);
-        let piece = text.get(self.shown..certain).unwrap_or_default().to_owned();
-        self.shown = self.shown.max(certain);
-        if certain == text.len() && !piece.is_empty() {
+        let complete = !text.ends_with('\u{FFFD}');
+        self.unfinished = if complete { 0 } else { self.unfinished + 1 };
+        let piece = match self.certain(&text).strip_prefix(&self.shown) {
+            Some(new) => new.to_owned(),
+            // A broken run of byte tokens, over at last, has spoilt the text of the context; the new tokens alone
+            // give the best there is.
+            None if complete => tokenizer.decode(&self.window[self.context..], false)?,
+            None => String::new(),
+        };
+        if complete && !piece.is_empty() {
             self.cut(tokenizer, self.context)?;
         } else if self.window.len() > WINDOW {
             self.cut(tokenizer, WINDOW / 2)?;
+        } else {
+            self.shown.push_str(&piece);
         }
         Ok(piece)
     }
@@ -57,7 +67,10 @@ impl Detokenizer {
     /// As [`Tokenizer::decode`].
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
         let text = tokenizer.decode(&self.window, false)?;
-        let piece = text.get(self.shown..).unwrap_or_default().to_owned();
+        let piece = match text.strip_prefix(&self.shown) {
+            Some(new) => new.to_owned(),
+            None => tokenizer.decode(&self.window[self.context..], false)?,
+        };
         *self = Self::new(self.skip_special);
         Ok(piece)
     }
@@ -66,16 +79,16 @@ impl Detokenizer {
     fn cut(&mut self, tokenizer: &Tokenizer, count: usize) -> Result<()> {
         self.window.drain(..count);
         self.context = self.window.len();
-        self.shown = certain(&tokenizer.decode(&self.window, false)?);
+        self.shown = self.certain(&tokenizer.decode(&self.window, false)?).to_owned();
         Ok(())
     }
-}
 
-/// Length of the part of `text` that no further token can change.
-fn certain(text: &str) -> usize {
-    let mut end = text.len();
-    for _ in 0..UNFINISHED {
-        end = text[..end].strip_suffix('\u{FFFD}').map_or(end, str::len);
+    /// The part of the window's `text` that no further token can change. An unfinished character shows as U+FFFD,
+    /// one for each of its bytes or, where a decoder gives up a whole run of byte tokens, more.
+    fn certain<'a>(&self, text: &'a str) -> &'a str {
+        if self.unfinished <= UNFINISHED {
+            return text.trim_end_matches('\u{FFFD}');
+        }
+        (0..UNFINISHED).fold(text, |text, _| text.strip_suffix('\u{FFFD}').unwrap_or(text))
     }
-    end
 }
