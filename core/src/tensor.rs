@@ -183,15 +183,17 @@ impl Tensor {
         offset: u64,
     ) -> Result<Self> {
         let name = name.into();
+        let cols = shape.last().copied().unwrap_or(1);
         let elements = shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d));
-        let bytes = elements.and_then(|n| (n / dtype.block_len()).checked_mul(dtype.block_bytes()));
-        let (Some(_), Some(bytes)) = (elements, bytes) else {
+        // A row is measured apart: without rows, the product of the shape says nothing about its length.
+        let row = (cols / dtype.block_len()).checked_mul(dtype.block_bytes());
+        let bytes = elements.zip(row).and_then(|(n, row)| n.checked_div(cols).unwrap_or(0).checked_mul(row));
+        let Some(bytes) = bytes else {
             return Err(Error::tensor(
                 &name,
                 format!("shape {shape:?} has more elements than can be addressed"),
             ));
         };
-        let cols = shape.last().copied().unwrap_or(1);
         if cols % dtype.block_len() != 0 {
             let message = format!("rows of {cols} are not whole {dtype} blocks of {}", dtype.block_len());
             return Err(Error::tensor(&name, message));

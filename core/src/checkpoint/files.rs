@@ -9,6 +9,9 @@ use super::{Checkpoint, SIDE_FILES};
 use crate::tensor::{Source, slice};
 use crate::{Error, Result};
 
+/// The largest side file that is read; real ones are far below.
+const MAX_SIDE_FILE: u64 = 1 << 28;
+
 /// A file mapped into memory.
 #[derive(Debug)]
 struct Mapped {
@@ -58,13 +61,8 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
 fn open_folder(folder: &Path) -> Result<Checkpoint> {
     let mut files = BTreeMap::new();
     for name in SIDE_FILES {
-        let path = folder.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                files.insert(name.to_owned(), bytes);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(path.display(), e)),
+        if let Some(bytes) = read_side_file(&folder.join(name))? {
+            files.insert(name.to_owned(), bytes);
         }
     }
     if !files.contains_key("config.json") {
@@ -76,6 +74,20 @@ fn open_folder(folder: &Path) -> Result<Checkpoint> {
         .map(|path| Mapped::open(path).map(|m| Arc::new(m) as Arc<dyn Source>))
         .collect::<Result<_>>()?;
     Checkpoint::from_safetensors(&files, shards)
+}
+
+/// The bytes of a small file; none when it is not there.
+fn read_side_file(path: &Path) -> Result<Option<Vec<u8>>> {
+    let length = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path.display(), e)),
+    };
+    if length > MAX_SIDE_FILE {
+        let message = format!("it has {length} bytes; at most {MAX_SIDE_FILE} are read");
+        return Err(Error::format(path.display().to_string(), message));
+    }
+    std::fs::read(path).map(Some).map_err(|e| Error::io(path.display(), e))
 }
 
 /// The shards the index names, else `model*.safetensors`.

@@ -16,6 +16,9 @@ use crate::graph::Graph;
 use crate::tensor::{Source, Tensor};
 use crate::{Error, Result};
 
+/// What is wrong with a tensor that the graph needs and no file has.
+const MISSING: &str = "missing from the checkpoint; was it downloaded completely?";
+
 /// Which tensor is in which shard.
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -131,7 +134,7 @@ impl Checkpoint {
         if let Some(index) = files.get(INDEX) {
             tensors.check_index(index)?;
         }
-        tensors.strip_prefixes();
+        tensors.strip_prefixes()?;
         safetensors::pair_scales(&mut tensors, scale_block(&json_config)?)?;
         let text = text::read(files, &json_config)?;
         Ok(Self { config, tensors: tensors.found, refused: tensors.refused, text })
@@ -147,8 +150,7 @@ impl Checkpoint {
             .iter()
             .map(|decl| {
                 let tensor = self.tensors.get(&decl.name).ok_or_else(|| {
-                    let reason =
-                        self.refused.get(&decl.name).map_or("missing from the checkpoint", String::as_str);
+                    let reason = self.refused.get(&decl.name).map_or(MISSING, String::as_str);
                     Error::tensor(&decl.name, reason)
                 })?;
                 if tensor.shape() != decl.shape {
@@ -201,17 +203,26 @@ impl Tensors {
     }
 
     /// Some repositories put the text model under a prefix.
-    fn strip_prefixes(&mut self) {
-        for (prefix, plain) in [("model.language_model.", "model."), ("language_model.", "")] {
-            let names: Vec<String> = self.found.keys().filter(|n| n.starts_with(prefix)).cloned().collect();
-            for name in names {
-                if let Some(tensor) = self.found.remove(&name) {
-                    let short = format!("{plain}{}", &name[prefix.len()..]);
-                    self.found.insert(short.clone(), tensor.renamed(short));
-                }
+    fn strip_prefixes(&mut self) -> Result<()> {
+        for (name, reason) in std::mem::take(&mut self.refused) {
+            self.refused.insert(plain_name(&name), reason);
+        }
+        for (name, tensor) in std::mem::take(&mut self.found) {
+            let plain = plain_name(&name);
+            if self.found.insert(plain.clone(), tensor.renamed(&plain)).is_some() {
+                return Err(Error::tensor(plain, format!("is there twice: as itself and as `{name}`")));
             }
         }
+        Ok(())
     }
+}
+
+/// The name of a text model's tensor without the prefix that a multimodal repository puts before it.
+fn plain_name(name: &str) -> String {
+    if let Some(rest) = name.strip_prefix("model.language_model.") {
+        return format!("model.{rest}");
+    }
+    name.strip_prefix("language_model.").unwrap_or(name).to_owned()
 }
 
 /// Shard -> the tensors that the index places in it.

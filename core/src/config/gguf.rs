@@ -17,7 +17,7 @@ pub(crate) fn model(
     rope_factors: Option<&Tensor>,
     tied: bool,
 ) -> Result<ModelConfig> {
-    let architecture = meta.string("general.architecture").unwrap_or_default();
+    let architecture = meta.string("general.architecture")?.unwrap_or_default();
     if architecture != "llama" {
         return Err(Error::Unsupported(format!(
             "GGUF architecture `{architecture}`; Tread runs `llama` from GGUF, and step3 from safetensors"
@@ -40,13 +40,20 @@ pub(crate) fn model(
             return Err(Error::Unsupported(format!("`{key}` is {found} with heads of {head_dim}")));
         }
     }
-    if let Some(kind) = meta.string("llama.rope.scaling.type").filter(|k| *k != "none") {
-        return Err(Error::Unsupported(format!("`llama.rope.scaling.type` {kind}")));
-    }
     if meta.size("llama.expert_count")?.is_some_and(|n| n > 0) {
         return Err(Error::Unsupported("llama GGUF files with experts".to_owned()));
     }
-    let mut speeds = rope::speeds(head_dim, meta.number("llama.rope.freq_base").unwrap_or(10_000.0))?;
+    let mut speeds = rope::speeds(head_dim, meta.number("llama.rope.freq_base")?.unwrap_or(10_000.0))?;
+    match meta.string("llama.rope.scaling.type")? {
+        None | Some("none") => {}
+        Some("linear") => {
+            let factor = meta.number("llama.rope.scaling.factor")?.unwrap_or(1.0);
+            speeds.iter_mut().for_each(|speed| *speed /= factor);
+        }
+        Some(kind) => {
+            return Err(Error::Unsupported(format!("`llama.rope.scaling.type` {kind}; Tread knows linear")));
+        }
+    }
     if let Some(factors) = rope_factors {
         let values = factors.to_f32()?;
         if values.len() != speeds.len() || values.iter().any(|f| !f.is_finite() || *f <= 0.0) {
@@ -65,7 +72,7 @@ pub(crate) fn model(
         head_dim,
         vocab_size: check_size("vocabulary", vocab_size, MAX_VOCAB)?,
         context_length: size("llama.context_length", MAX_CONTEXT)?,
-        rms_norm_eps: check_eps(meta.number("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5))?,
+        rms_norm_eps: check_eps(meta.number("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5))?,
         inv_freq: rope::scale(speeds, None)?,
         // The converter permutes the rows of q and k so that pairs are neighbours.
         rope_style: RopeStyle::Interleaved,

@@ -17,7 +17,16 @@ pub(super) fn model(json: &Value) -> Result<ModelConfig> {
             step3(text).map(ModelConfig::Step3)
         }
         "step3_text" => step3(json).map(ModelConfig::Step3),
-        "llama" | "mistral" => llama(json).map(ModelConfig::Llama),
+        "llama" => llama(json).map(ModelConfig::Llama),
+        // The same mathematics as Llama when it attends to everything, but its class has a window by default.
+        "mistral" if json.get("sliding_window").is_some_and(Value::is_null) => {
+            llama(json).map(ModelConfig::Llama)
+        }
+        "mistral" => Err(Error::Unsupported(
+            "mistral with a `sliding_window` (4096 where config.json has none); Tread attends to the whole context, \
+             as versions whose `sliding_window` is null do"
+                .to_owned(),
+        )),
         _ => Err(Error::Unsupported(format!(
             "model_type `{kind}`; Tread runs step3_vl, step3_text, llama and mistral"
         ))),
@@ -57,8 +66,23 @@ fn number(json: &Value, key: &str, default: f64) -> Result<f64> {
     }
 }
 
-fn flag(json: &Value, key: &str) -> bool {
-    json.get(key).and_then(Value::as_bool).unwrap_or(false)
+fn flag(json: &Value, key: &str) -> Result<bool> {
+    match json.get(key) {
+        None | Some(Value::Null) => Ok(false),
+        Some(value) => value
+            .as_bool()
+            .ok_or_else(|| Error::Config(format!("`{key}` is {value}, but must be true or false"))),
+    }
+}
+
+/// An object; none when it is missing or null.
+fn object<'a>(json: &'a Value, key: &str) -> Result<Option<&'a Value>> {
+    match json.get(key).filter(|value| !value.is_null()) {
+        Some(value) if !value.is_object() => {
+            Err(Error::Config(format!("`{key}` is {value}, but must be an object")))
+        }
+        value => Ok(value),
+    }
 }
 
 fn context_length(json: &Value) -> Result<usize> {
@@ -68,10 +92,10 @@ fn context_length(json: &Value) -> Result<usize> {
 
 /// Rotation speeds; newer configs keep theta and scaling together in `rope_parameters`.
 fn inv_freq(json: &Value, head_dim: usize, default_theta: f64) -> Result<Vec<f32>> {
-    let parameters = json.get("rope_parameters").filter(|p| p.is_object());
+    let parameters = object(json, "rope_parameters")?;
     let theta = number(json, "rope_theta", default_theta)?;
     let theta = parameters.map_or(Ok(theta), |p| number(p, "rope_theta", theta))?;
-    let scaling = parameters.or_else(|| json.get("rope_scaling")).filter(|s| s.is_object());
+    let scaling = parameters.map_or_else(|| object(json, "rope_scaling"), |p| Ok(Some(p)))?;
     rope::scale(rope::speeds(head_dim, theta)?, scaling)
 }
 
@@ -114,8 +138,8 @@ fn step3(json: &Value) -> Result<Step3Config> {
         top_k,
         moe_intermediate_size: expert_size("moe_intermediate_size", MAX_WIDTH)?,
         shared_expert_size: expert_size("share_expert_dim", MAX_WIDTH)?,
-        norm_expert_weight: flag(json, "norm_expert_weight"),
-        tie_word_embeddings: flag(json, "tie_word_embeddings"),
+        norm_expert_weight: flag(json, "norm_expert_weight")?,
+        tie_word_embeddings: flag(json, "tie_word_embeddings")?,
     })
 }
 
@@ -150,12 +174,12 @@ fn moe_layers(json: &Value, num_layers: usize) -> Result<Vec<bool>> {
 
 fn llama(json: &Value) -> Result<LlamaConfig> {
     for key in ["attention_bias", "mlp_bias"] {
-        if flag(json, key) {
+        if flag(json, key)? {
             return Err(Error::Unsupported(format!("`{key}`: Tread runs Llama models without biases")));
         }
     }
-    if json.get("sliding_window").is_some_and(|w| !w.is_null()) {
-        return Err(Error::Unsupported("`sliding_window`: Tread attends to the whole context".to_owned()));
+    if let Some(act) = json.get("hidden_act").filter(|act| act.as_str() != Some("silu")) {
+        return Err(Error::Unsupported(format!("`hidden_act` {act}; Tread runs Llama models with \"silu\"")));
     }
     let hidden_size = size(json, "hidden_size", MAX_WIDTH)?;
     let num_heads = size(json, "num_attention_heads", MAX_COUNT)?;
@@ -176,6 +200,6 @@ fn llama(json: &Value) -> Result<LlamaConfig> {
         rms_norm_eps: check_eps(number(json, "rms_norm_eps", 1e-6)?)?,
         inv_freq: inv_freq(json, head_dim, 10_000.0)?,
         rope_style: RopeStyle::Half,
-        tie_word_embeddings: flag(json, "tie_word_embeddings"),
+        tie_word_embeddings: flag(json, "tie_word_embeddings")?,
     })
 }

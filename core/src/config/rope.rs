@@ -14,7 +14,10 @@ pub(super) fn speeds(head_dim: usize, base: f64) -> Result<Vec<f64>> {
 
 /// Applies a `rope_scaling` object: none, `default`, `linear` or `llama3` (transformers' modeling_rope_utils).
 pub(super) fn scale(speeds: Vec<f64>, scaling: Option<&Value>) -> Result<Vec<f32>> {
-    let kind = scaling.and_then(|s| s.get("rope_type").or_else(|| s.get("type"))).and_then(Value::as_str);
+    let kind = match scaling.and_then(|s| s.get("rope_type").or_else(|| s.get("type"))) {
+        None | Some(Value::Null) => "default",
+        Some(kind) => kind.as_str().unwrap_or_default(),
+    };
     let number = |key: &str| -> Result<f64> {
         let found =
             scaling.and_then(|s| s.get(key)).and_then(Value::as_f64).filter(|f| f.is_finite() && *f > 0.0);
@@ -22,12 +25,12 @@ pub(super) fn scale(speeds: Vec<f64>, scaling: Option<&Value>) -> Result<Vec<f32
             .ok_or_else(|| Error::Config(format!("`rope_scaling.{key}` is missing or not a positive number")))
     };
     let scaled: Vec<f64> = match kind {
-        None | Some("default") => speeds,
-        Some("linear") => {
+        "default" => speeds,
+        "linear" => {
             let factor = number("factor")?;
             speeds.into_iter().map(|f| f / factor).collect()
         }
-        Some("llama3") => {
+        "llama3" => {
             let (factor, original) = (number("factor")?, number("original_max_position_embeddings")?);
             let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
             let stretch = |f: f64| {
@@ -43,11 +46,17 @@ pub(super) fn scale(speeds: Vec<f64>, scaling: Option<&Value>) -> Result<Vec<f32
             }
             speeds.into_iter().map(stretch).collect()
         }
-        Some(other) => {
+        other => {
             return Err(Error::Unsupported(format!(
                 "rope_scaling of type `{other}`; Tread knows default, linear and llama3"
             )));
         }
     };
-    Ok(scaled.into_iter().map(|f| f as f32).collect())
+    let scaled: Vec<f32> = scaled.into_iter().map(|f| f as f32).collect();
+    match scaled.iter().find(|f| !(f.is_finite() && **f >= 0.0)) {
+        Some(speed) => Err(Error::Config(format!(
+            "`rope_theta` and the rope scaling give a rotation speed of {speed}; it must be a finite number"
+        ))),
+        None => Ok(scaled),
+    }
 }
