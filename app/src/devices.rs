@@ -1,0 +1,51 @@
+//! Which back end computes.
+
+use anyhow::Result;
+use tread_core::backend::Backend;
+use tread_core::cpu::Cpu;
+use tread_shaders::{AdapterReport, Selector, Wgpu, adapters};
+
+use crate::cli::BackendChoice;
+
+/// What was chosen without a wish of the user's, and why.
+pub(crate) struct Choice {
+    /// The adapter's number; none: the CPU.
+    pub(crate) adapter: Option<usize>,
+    pub(crate) reason: String,
+}
+
+/// The first real GPU, else the CPU: a software driver is slower than the CPU back end.
+pub(crate) fn choose(found: &[AdapterReport]) -> Choice {
+    match found.iter().position(|a| !a.software) {
+        Some(i) => Choice { adapter: Some(i), reason: format!("{} is a real GPU", found[i].name) },
+        None if found.is_empty() => Choice { adapter: None, reason: "no GPU driver answered".to_owned() },
+        None => Choice {
+            adapter: None,
+            reason: "only software drivers were found, and the CPU back end is faster than they are"
+                .to_owned(),
+        },
+    }
+}
+
+/// Opens what the user wants, or the best there is.
+pub(crate) fn open(choice: BackendChoice, adapter: Option<&Selector>) -> Result<Box<dyn Backend>> {
+    let wgpu = |selector: Selector| -> Result<Box<dyn Backend>> {
+        Ok(Box::new(pollster::block_on(Wgpu::open(selector))?))
+    };
+    match (choice, adapter) {
+        (BackendChoice::Cpu, _) => Ok(Box::new(Cpu::new())),
+        (BackendChoice::Wgpu, selector) => wgpu(selector.cloned().unwrap_or_default()),
+        (BackendChoice::Auto, Some(selector)) => wgpu(selector.clone()),
+        (BackendChoice::Auto, None) => match choose(&pollster::block_on(adapters())).adapter {
+            Some(index) => wgpu(Selector::Index(index)),
+            None => Ok(Box::new(Cpu::new())),
+        },
+    }
+}
+
+/// All back ends there are, for benchmarks: the CPU, and the best adapter if there is one.
+pub(crate) fn all(adapter: Option<&Selector>) -> Vec<Box<dyn Backend>> {
+    let cpu: Box<dyn Backend> = Box::new(Cpu::new());
+    let wgpu = open(BackendChoice::Wgpu, adapter);
+    [Some(cpu), wgpu.ok()].into_iter().flatten().collect()
+}

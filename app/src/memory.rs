@@ -1,0 +1,23 @@
+//! Host memory, where the system tells it.
+
+/// Bytes that programs may still take without swapping.
+pub(crate) fn available() -> Option<u64> {
+    kilobytes("/proc/meminfo", "MemAvailable:")
+}
+
+/// Most bytes this process has held at a time.
+pub(crate) fn peak() -> Option<u64> {
+    kilobytes("/proc/self/status", "VmHWM:")
+}
+
+fn kilobytes(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let number: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(number * 1024)
+}
+
+/// `1.50 GiB`.
+pub(crate) fn text(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}

@@ -1,0 +1,78 @@
+//! `tread run`: one prompt, one answer.
+
+use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result, bail};
+use tread_core::sampling::Sampler;
+use tread_core::text::Message;
+
+use crate::answer::{self, Printer};
+use crate::cli::RunArgs;
+use crate::engine::Engine;
+use crate::load;
+
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    let model = load::model(args.model.as_deref())?;
+    let (text, tokens) = match &args.tokens_in {
+        Some(tokens) => (String::new(), tokens.clone()),
+        None => {
+            let prompt = prompt(args)?;
+            if args.raw || model.template.is_none() {
+                let tokens = model.tokenizer()?.encode(&prompt, true)?;
+                (prompt, tokens)
+            } else {
+                let system = args.system.iter().map(|s| Message::new("system", s));
+                let messages: Vec<_> = system.chain([Message::new("user", prompt)]).collect();
+                answer::chat_prompt(&model, &messages)?
+            }
+        }
+    };
+    let mut engine = Engine::new(model, &args.device)?;
+    let generation = if args.tokens_out {
+        print_ids(&mut engine, &tokens, args)?
+    } else {
+        let mut printer = Printer::new(args.reasoning);
+        answer::answer(&mut engine, &text, &tokens, &args.sampling, args.ignore_eos, &mut printer)?.generation
+    };
+    if args.stats {
+        eprintln!("{}", answer::statistics(&generation, &engine));
+    }
+    Ok(())
+}
+
+/// The prompt from the command line or standard input.
+fn prompt(args: &RunArgs) -> Result<String> {
+    if let Some(prompt) = &args.prompt {
+        return Ok(prompt.clone());
+    }
+    let mut input = std::io::stdin();
+    if input.is_terminal() {
+        bail!("no prompt: give one after the model, or pipe it in (echo \"Hello\" | tread run)");
+    }
+    let mut text = String::new();
+    input.read_to_string(&mut text).context("reading the prompt from standard input")?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        bail!("the prompt on standard input is empty");
+    }
+    Ok(text.to_owned())
+}
+
+/// Generates without a tokenizer and prints the ids in one line.
+fn print_ids(engine: &mut Engine, tokens: &[u32], args: &RunArgs) -> Result<tread_core::session::Generation> {
+    let mut sampler = Sampler::new(answer::sampling(&engine.model, &args.sampling))?;
+    let stop_ids = if args.ignore_eos { &[][..] } else { &engine.model.stop_ids };
+    let max_tokens = args.sampling.max_tokens.unwrap_or(usize::MAX);
+    let mut on_token = |_| ControlFlow::Continue(());
+    let generation = pollster::block_on(engine.session.generate(
+        tokens,
+        &mut sampler,
+        stop_ids,
+        max_tokens,
+        &mut on_token,
+    ))?;
+    let ids: Vec<_> = generation.tokens.iter().chain(&generation.stop_token).map(u32::to_string).collect();
+    println!("{}", ids.join(","));
+    Ok(generation)
+}
