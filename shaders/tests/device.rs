@@ -1,0 +1,92 @@
+//! A device that fails, or is asked for too much, says so and harms nothing else. Needs a Vulkan, Metal or DX12 driver,
+//! a software one will do.
+
+mod common;
+
+use tread_core::Error;
+use tread_core::backend::{Backend, Batch, CompileOptions, KvDType, Rows};
+use tread_core::tensor::DType;
+use tread_shaders::{DeviceOptions, Selector, Wgpu, adapters};
+
+use common::{llama, step3, weights};
+
+fn open(options: DeviceOptions) -> Wgpu {
+    pollster::block_on(Wgpu::open_with(Selector::Best, options)).unwrap()
+}
+
+fn batch() -> Batch {
+    let rows = Rows { tokens: vec![1, 2, 3], start: 0, block_table: vec![0], outputs: vec![2] };
+    Batch { sequences: vec![rows], hidden: false }
+}
+
+#[test]
+fn a_lost_device_is_reported_and_another_one_works() {
+    let (lost, other) = (open(DeviceOptions::default()), open(DeviceOptions::default()));
+    let graph = step3();
+    let weights = weights(&graph, DType::F8E4M3);
+    let options = CompileOptions::single(64, 16, KvDType::F16);
+    let compile = |gpu: &Wgpu| pollster::block_on(gpu.compile(&graph, &weights, options, &mut |_, _| {}));
+    let mut program = compile(&lost).unwrap();
+    pollster::block_on(program.step(&batch()).unwrap()).unwrap();
+    lost.destroy();
+    let error = match program.step(&batch()) {
+        Ok(step) => pollster::block_on(step).map(|_| ()).unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(error, Error::Device(_)), "{error}");
+    assert!(matches!(compile(&lost), Err(Error::Device(_))));
+    let mut program = compile(&other).unwrap();
+    let output = pollster::block_on(program.step(&batch()).unwrap()).unwrap();
+    assert_eq!(output.logits.len(), graph.vocab_size);
+}
+
+#[test]
+fn a_dropped_step_does_not_harm_the_next() {
+    let gpu = open(DeviceOptions::default());
+    let graph = llama();
+    let weights = weights(&graph, DType::Q4_0);
+    let options = CompileOptions::single(64, 16, KvDType::F32);
+    let mut program = pollster::block_on(gpu.compile(&graph, &weights, options, &mut |_, _| {})).unwrap();
+    drop(program.step(&batch()).unwrap());
+    assert_eq!(pollster::block_on(program.step(&batch()).unwrap()).unwrap().logits.len(), graph.vocab_size);
+}
+
+#[test]
+fn a_cache_beyond_the_limits_is_refused_with_figures() {
+    let gpu = open(DeviceOptions { default_limits: true, ..DeviceOptions::default() });
+    let graph = llama();
+    let weights = weights(&graph, DType::F16);
+    // 128 values a token and layer in f32: 512 MiB a layer.
+    let options = CompileOptions::single(1 << 20, 16, KvDType::F32);
+    let error = pollster::block_on(gpu.compile(&graph, &weights, options, &mut |_, _| {})).unwrap_err();
+    assert!(matches!(error, Error::Capacity(_)), "{error}");
+    assert!(error.to_string().contains("536870912") && error.to_string().contains("134217728"), "{error}");
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_refused_by_name() {
+    let gpu = open(DeviceOptions::default());
+    let graph = llama();
+    let mut weights = weights(&graph, DType::F8E4M3);
+    let bad = weights.iter().position(|t| t.name().ends_with("o_proj.weight")).unwrap();
+    let (shape, scales) = (weights[bad].shape().to_vec(), weights[bad].scales().unwrap().clone());
+    let mut bytes = vec![0; shape[0] * shape[1]];
+    bytes[3 * shape[1]] = 0x7f;
+    let source = std::sync::Arc::new(tread_core::tensor::Bytes::new("nan", bytes));
+    let tensor =
+        tread_core::tensor::Tensor::new(weights[bad].name(), DType::F8E4M3, shape, source, 0).unwrap();
+    weights[bad] = tensor.with_scales(scales).unwrap();
+    let options = CompileOptions::single(64, 16, KvDType::F32);
+    let error = pollster::block_on(gpu.compile(&graph, &weights, options, &mut |_, _| {})).unwrap_err();
+    assert!(error.to_string().contains("o_proj.weight") && error.to_string().contains("row 3"), "{error}");
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_named() {
+    let error = pollster::block_on(Wgpu::open(Selector::Name("no such card".to_owned()))).unwrap_err();
+    let known = pollster::block_on(adapters());
+    assert!(
+        error.to_string().contains("no such card") && error.to_string().contains(&known[0].name),
+        "{error}"
+    );
+}
