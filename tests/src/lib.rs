@@ -1,1 +1,4 @@
-//! Tests that cross crates.
+//! Tests that cross crates, and what they share.
+
+pub mod backends;
+pub mod random;

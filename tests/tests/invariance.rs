@@ -1,0 +1,189 @@
+//! How a sequence is cut into steps, and what else is in the batch, must not show in the results.
+
+use rand::RngExt as _;
+use rand::seq::SliceRandom as _;
+use tread_core::backend::{Batch, CompileOptions, Executable, KvDType};
+use tread_core::config::{LlamaConfig, ModelConfig, Step3Config};
+use tread_core::graph::{Graph, RopeStyle};
+use tread_core::models;
+use tread_core::tensor::{DType, Tensor};
+use tread_tests::backends::{Sequence, argmax, backends, compile, relative_l2, step};
+use tread_tests::random::{random_weights, rng};
+
+const VOCAB: usize = 97;
+const BLOCKS: usize = 64;
+
+fn options(kv_dtype: KvDType) -> CompileOptions {
+    CompileOptions { kv_dtype, kv_blocks: BLOCKS, max_rows: 128, max_outputs: 128, max_table: 128 }
+}
+
+fn inv_freq(head_dim: usize) -> Vec<f32> {
+    (0..head_dim / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect()
+}
+
+fn step3() -> (Graph, Vec<Tensor>) {
+    let config = Step3Config {
+        hidden_size: 160,
+        intermediate_size: 208,
+        num_layers: 3,
+        num_heads: 6,
+        num_kv_heads: 1,
+        head_dim: 32,
+        query_rank: 48,
+        vocab_size: VOCAB,
+        context_length: 512,
+        rms_norm_eps: 1e-5,
+        inv_freq: inv_freq(32),
+        moe_layers: vec![false, true, true],
+        num_experts: 7,
+        top_k: 3,
+        moe_intermediate_size: 72,
+        shared_expert_size: 80,
+        norm_expert_weight: true,
+        tie_word_embeddings: false,
+    };
+    let graph = models::graph(&ModelConfig::Step3(config));
+    let weights = random_weights(&mut rng(1), &graph, |name| match name {
+        _ if name.contains("moe.") && !name.contains("moe.gate.") => DType::F8E4M3,
+        _ if name.contains("embed") => DType::F32,
+        _ => DType::BF16,
+    });
+    (graph, weights)
+}
+
+fn llama() -> (Graph, Vec<Tensor>) {
+    let config = LlamaConfig {
+        hidden_size: 256,
+        intermediate_size: 512,
+        num_layers: 2,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 64,
+        vocab_size: VOCAB,
+        context_length: 512,
+        rms_norm_eps: 1e-5,
+        inv_freq: inv_freq(64),
+        rope_style: RopeStyle::Interleaved,
+        tie_word_embeddings: true,
+    };
+    let graph = models::graph(&ModelConfig::Llama(config));
+    let weights = random_weights(&mut rng(2), &graph, |name| match name {
+        _ if name.contains("v_proj") || name.contains("down") || name.contains("embed") => DType::Q6K,
+        _ => DType::Q4K,
+    });
+    (graph, weights)
+}
+
+/// Runs `test` for every model, back end and cache type with a label.
+fn everywhere(test: impl Fn(&mut dyn Executable, &str)) {
+    for backend in backends() {
+        for (name, (graph, weights)) in [("step3", step3()), ("llama", llama())] {
+            for kv in [KvDType::F32, KvDType::F16] {
+                let mut executable = compile(&*backend, &graph, &weights, options(kv));
+                test(&mut *executable, &format!("{}, {name}, KV {kv:?}", backend.name()));
+            }
+        }
+    }
+}
+
+/// On the CPU every bit must agree; elsewhere kernels for few and for many rows may add in another order.
+fn assert_same(found: &[f32], expected: &[f32], label: &str) {
+    if label.starts_with("cpu") {
+        assert!(found == expected, "{label}: relative L2 {:e}", relative_l2(found, expected));
+        return;
+    }
+    let error = relative_l2(found, expected);
+    // Half precision in the cache rounds some last bits the other way.
+    let limit = if label.contains("F16") { 1e-3 } else { 1e-5 };
+    assert!(error <= limit, "{label}: relative L2 {error:e}");
+    for (row, (found, expected)) in found.chunks(VOCAB).zip(expected.chunks(VOCAB)).enumerate() {
+        assert_eq!(argmax(found), argmax(expected), "{label}: row {row}");
+    }
+}
+
+/// The logits of `tokens`, fed in chunks of the given lengths (repeated) into shuffled blocks.
+fn logits(executable: &mut dyn Executable, tokens: &[u32], chunks: &[usize]) -> Vec<f32> {
+    let mut blocks: Vec<u32> = (0..BLOCKS as u32).collect();
+    blocks.shuffle(&mut rng(chunks.len() as u64));
+    let mut sequence = Sequence::new(blocks);
+    let (mut logits, mut rest) = (vec![], tokens);
+    for &chunk in chunks.iter().cycle() {
+        let (now, later) = rest.split_at(chunk.min(rest.len()));
+        rest = later;
+        let batch = Batch { sequences: vec![sequence.extend(now)], hidden: false };
+        logits.extend(step(executable, &batch).swap_remove(0));
+        if rest.is_empty() {
+            break;
+        }
+    }
+    logits
+}
+
+fn tokens(seed: u64, len: usize) -> Vec<u32> {
+    let mut rng = rng(seed);
+    (0..len).map(|_| rng.random_range(0..VOCAB as u32)).collect()
+}
+
+#[test]
+fn decoding_equals_prefilling_however_it_is_cut() {
+    everywhere(|executable, label| {
+        let tokens = tokens(3, 75);
+        let mut run = |chunks: &[usize]| logits(executable, &tokens, chunks);
+        let at_once = run(&[75]);
+        assert_same(&run(&[1]), &at_once, &format!("{label}, one at a time"));
+        assert_same(&run(&[1, 16, 3, 31, 2, 15, 7]), &at_once, &format!("{label}, ragged"));
+        assert_same(&run(&[64, 1, 10]), &at_once, &format!("{label}, ragged in other blocks"));
+    });
+}
+
+#[test]
+fn batched_sequences_equal_each_alone() {
+    everywhere(|executable, label| {
+        for count in [2, 5] {
+            let prompts: Vec<_> = (0..count).map(|i| tokens(10 + i as u64, 20 + 7 * i)).collect();
+            let alone: Vec<_> = prompts.iter().map(|p| logits(executable, p, &[usize::MAX])).collect();
+            let together = batched(executable, &prompts);
+            for (i, (together, alone)) in together.iter().zip(&alone).enumerate() {
+                assert_same(together, alone, &format!("{label}, sequence {i} of {count}"));
+            }
+        }
+    });
+}
+
+/// The logits of each prompt, all fed together: every step gives sequence i another number of rows, decode beside
+/// prefill, and the blocks of the sequences lie interleaved.
+fn batched(executable: &mut dyn Executable, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    let count = prompts.len();
+    let mut sequences: Vec<_> = (0..count)
+        .map(|i| {
+            Sequence::new((0..BLOCKS as u32 / count as u32).map(|b| b * count as u32 + i as u32).collect())
+        })
+        .collect();
+    let mut logits = vec![vec![]; count];
+    let mut fed = vec![0; count];
+    for turn in 0.. {
+        let mut batch = Batch::default();
+        let mut members = vec![];
+        for i in 0..count {
+            let rows = [1, 9, 17, 2][(turn + i) % 4].min(prompts[i].len() - fed[i]);
+            if rows == 0 {
+                continue;
+            }
+            batch.sequences.push(sequences[i].extend(&prompts[i][fed[i]..][..rows]));
+            members.push((i, rows));
+            fed[i] += rows;
+        }
+        if members.is_empty() {
+            break;
+        }
+        let output = step(executable, &batch).swap_remove(0);
+        let mut rest = output.as_slice();
+        for (i, rows) in members {
+            let (own, others) = rest.split_at(rows * VOCAB);
+            logits[i].extend_from_slice(own);
+            rest = others;
+        }
+        assert!(rest.is_empty());
+    }
+    logits
+}
