@@ -283,8 +283,6 @@ impl<'a> Lowering<'a> {
         let threads = self.context.tuning.norm_workgroup;
         let params = Params::from([
             ("WORKGROUP", threads),
-            ("LANES", threads),
-            ("SUBGROUPS", 0),
             ("WIDTH", self.plan.slots[slot].width),
             ("X_STRIDE", self.stride(x.slot)),
             ("X_OFFSET", x.offset),

@@ -8,6 +8,7 @@
 @group(0) @binding(3) var<storage, read> routing: array<u32>;
 #include weights.wgsl
 #if SHARED_LANES
+const SUMS = 1u;
 #include reduce.wgsl
 #end
 
@@ -45,10 +46,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
     }
+    var dot = (sum.x + sum.y) + (sum.z + sum.w);
     #if SHARED_LANES
-    let dot = sum_lanes(thread, (sum.x + sum.y) + (sum.z + sum.w));
-    #else
-    let dot = (sum.x + sum.y) + (sum.z + sum.w);
+    set_part(0u, thread, dot);
+    add_parts(thread);
+    dot = total(0u, thread, dot);
     #end
     if lane == 0u && r < MATRIX_ROWS {
         let at = token * OUT_STRIDE + r;

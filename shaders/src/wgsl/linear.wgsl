@@ -22,6 +22,7 @@
 #end
 #include weights.wgsl
 #if SHARED_LANES
+const SUMS = MATRICES * ROWS * COLS;
 #include reduce.wgsl
 #end
 
@@ -115,25 +116,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     #for r in 0..ROWS
     #for c in 0..COLS
-    {
-        #for m in 0..MATRICES
-        #if SHARED_LANES
-        let dot$m = sum_lanes(thread, (sum$m_$r_$c.x + sum$m_$r_$c.y) + (sum$m_$r_$c.z + sum$m_$r_$c.w));
+    #for m in 0..MATRICES
+    var dot$m_$r_$c = (sum$m_$r_$c.x + sum$m_$r_$c.y) + (sum$m_$r_$c.z + sum$m_$r_$c.w);
+    #if SHARED_LANES
+    set_part(($mu * ROWS + $ru) * COLS + $cu, thread, dot$m_$r_$c);
+    #end
+    #end
+    #end
+    #end
+    #if SHARED_LANES
+    add_parts(thread);
+    #for r in 0..ROWS
+    #for c in 0..COLS
+    #for m in 0..MATRICES
+    dot$m_$r_$c = total(($mu * ROWS + $ru) * COLS + $cu, thread, dot$m_$r_$c);
+    #end
+    #end
+    #end
+    #end
+    #for r in 0..ROWS
+    #for c in 0..COLS
+    if lane == 0u && mine$r && stored$c {
+        #if SWIGLU
+        y[y$c + out$r] = dot0_$r_$c / (1.0 + exp(-dot0_$r_$c)) * dot1_$r_$c;
         #else
-        let dot$m = (sum$m_$r_$c.x + sum$m_$r_$c.y) + (sum$m_$r_$c.z + sum$m_$r_$c.w);
+        #if ADD
+        y[y$c + out$r] = dot0_$r_$c + addend[y$c + out$r];
+        #else
+        y[y$c + out$r] = dot0_$r_$c;
         #end
         #end
-        if lane == 0u && mine$r && stored$c {
-            #if SWIGLU
-            y[y$c + out$r] = dot0 / (1.0 + exp(-dot0)) * dot1;
-            #else
-            #if ADD
-            y[y$c + out$r] = dot0 + addend[y$c + out$r];
-            #else
-            y[y$c + out$r] = dot0;
-            #end
-            #end
-        }
     }
     #end
     #end
