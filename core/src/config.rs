@@ -147,12 +147,12 @@ fn check_size(key: &str, found: usize, most: usize) -> Result<usize> {
 
 /// An error unless the heads can share KV heads and be rotated in pairs.
 fn check_heads(heads: usize, kv_heads: usize, head_dim: usize) -> Result<()> {
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         return Err(Error::Config(format!(
             "{heads} query heads cannot share {kv_heads} key/value heads evenly"
         )));
     }
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         return Err(Error::Config(format!(
             "`head_dim` is {head_dim}, but rotary embedding needs an even one"
         )));

@@ -1,4 +1,6 @@
 //! Tests that cross crates, and what they share.
 
 pub mod backends;
+pub mod fuzz;
 pub mod random;
+pub mod write;

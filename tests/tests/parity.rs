@@ -184,9 +184,16 @@ fn embedding_in_every_format() {
         for width in widths(dtype) {
             let graph = case(width, 2, |_, x| x);
             let batches = steps(&mut rng(2), &[1, 5, 257]);
-            check_fused(&on, &format!("embedding {dtype} of {width}"), &graph, KvDType::F32, &batches, |name| {
-                if name == "embed" { dtype } else { DType::F32 }
-            });
+            check_fused(
+                &on,
+                &format!("embedding {dtype} of {width}"),
+                &graph,
+                KvDType::F32,
+                &batches,
+                |name| {
+                    if name == "embed" { dtype } else { DType::F32 }
+                },
+            );
         }
     }
 }
@@ -203,7 +210,9 @@ fn norms_of_every_width() {
         }
         last
     });
-    check_every_value(&on, "norm", &graph, KvDType::F32, &steps(&mut rng(3), &[1, 2, 17, 257]), |_| DType::F32);
+    check_every_value(&on, "norm", &graph, KvDType::F32, &steps(&mut rng(3), &[1, 2, 17, 257]), |_| {
+        DType::F32
+    });
 }
 
 #[test]
