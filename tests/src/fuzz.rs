@@ -4,12 +4,40 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::json;
 use tread_core::checkpoint::{Checkpoint, SIDE_FILES};
 use tread_core::model::Model;
 use tread_core::tensor::{Bytes, Source};
 use tread_core::{Result, quant};
 
 use crate::write;
+
+/// A reader to feed with damaged files.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// As the file in tests/fuzz/fuzz_targets is called.
+    pub name: &'static str,
+    /// Whether the input is a model.
+    pub read: fn(&[u8]) -> bool,
+    /// An input that is one, to start from.
+    pub seed: fn() -> Vec<u8>,
+}
+
+/// All of them.
+pub const TARGETS: [Target; 4] = [
+    Target {
+        name: "safetensors",
+        read: safetensors,
+        seed: || write::safetensors(&write::weights(&write::tiny_llama())),
+    },
+    Target {
+        name: "safetensors_fp8",
+        read: safetensors_fp8,
+        seed: || write::safetensors(&write::fp8_weights(&write::tiny_step3(), write::TINY_TILE)),
+    },
+    Target { name: "gguf", read: gguf, seed: || write::Gguf::tiny().bytes() },
+    Target { name: "config", read: config, seed: side_files },
+];
 
 /// Between the side files in the input of [`config`]; UTF-8 never contains it.
 pub const SEPARATOR: u8 = 0xff;
@@ -43,6 +71,20 @@ pub fn config(data: &[u8]) -> bool {
         parts.filter(|(_, part)| !part.is_empty()).map(|(name, part)| (name.to_owned(), part.to_vec()));
     let shard = write::safetensors(&write::weights(&write::tiny_llama()));
     use_checkpoint(Checkpoint::from_safetensors(&files.collect(), vec![source(&shard)]))
+}
+
+/// What [`config`] reads.
+fn side_files() -> Vec<u8> {
+    let mut config = write::tiny_llama();
+    config["rope_scaling"] = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    });
+    let generation = json!({"eos_token_id": [2, 3], "temperature": 0.6, "top_p": 0.9, "top_k": 40});
+    let tokenizer = json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}});
+    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% endfor %}";
+    let files = [config.to_string(), generation.to_string(), tokenizer.to_string(), template.to_owned()];
+    files.map(String::into_bytes).join(&SEPARATOR)
 }
 
 fn source(bytes: &[u8]) -> Arc<dyn Source> {

@@ -42,13 +42,15 @@ pub fn tiny_llama() -> Value {
     })
 }
 
-/// The config.json of a Step-3 of two layers, the second with experts, and `quantization_config` for FP8 tiles of 4
-/// rows and 8 columns.
+/// Rows and columns of an FP8 tile of [`tiny_step3`].
+pub const TINY_TILE: [usize; 2] = [4, 8];
+
+/// The config.json of a Step-3 of two layers, the second with experts.
 pub fn tiny_step3() -> Value {
     json!({
         "model_type": "step3_vl",
         "eos_token_id": 2,
-        "quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 8]},
+        "quantization_config": {"quant_method": "fp8", "weight_block_size": TINY_TILE},
         "text_config": {
             "model_type": "step3_text",
             "hidden_size": 20,

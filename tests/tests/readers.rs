@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cap::Cap;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use tread_core::Result;
 use tread_core::backend::{CompileOptions, KvDType};
@@ -19,17 +20,16 @@ use tread_core::checkpoint::Checkpoint;
 use tread_core::cpu::Cpu;
 use tread_core::model::Model;
 use tread_core::tensor::{Bytes, DType, Source, Tensor};
-use tread_tests::fuzz;
+use tread_tests::fuzz::{self, Target};
 use tread_tests::write::{
-    Gguf, GgufTensor, Meta, Stored, TINY, fp8_weights, safetensors, safetensors_raw, tiny_llama, tiny_step3,
-    weights,
+    Gguf, GgufTensor, Meta, Stored, TINY, TINY_TILE, fp8_weights, safetensors, safetensors_raw, tiny_llama,
+    tiny_step3, weights,
 };
 
 /// Ends the run when reading takes more memory, of all tests together, than files of a few kilobytes can be worth.
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, 64 << 20);
 
-const TILE: [usize; 2] = [4, 8];
 const Q_PROJ: &str = "model.layers.0.self_attn.q_proj.weight";
 const EXPERTS: &str = "model.layers.1.moe.up_proj.weight";
 
@@ -90,7 +90,7 @@ fn what_is_written_is_read() {
     for (config, tensors) in [
         (tiny_llama(), weights(&tiny_llama())),
         (tiny_step3(), weights(&tiny_step3())),
-        (tiny_step3(), fp8_weights(&tiny_step3(), TILE)),
+        (tiny_step3(), fp8_weights(&tiny_step3(), TINY_TILE)),
     ] {
         let model = open(&config, safetensors(&tensors)).unwrap();
         for tensor in tensors.iter().filter(|t| !t.name.ends_with("_scale_inv")) {
@@ -221,7 +221,7 @@ fn fp8_scales_that_do_not_fit() {
     let config = tiny_step3();
     let name = "model.layers.0.mlp.gate_proj.weight";
     let fp8 = |change: &dyn Fn(&mut Vec<Stored>)| {
-        let mut tensors = fp8_weights(&config, TILE);
+        let mut tensors = fp8_weights(&config, TINY_TILE);
         change(&mut tensors);
         open(&config, safetensors(&tensors))
     };
@@ -251,7 +251,7 @@ fn fp8_scales_that_do_not_fit() {
         config["quantization_config"]["weight_block_size"] = tile;
         refused(
             "tile",
-            open(&config, safetensors(&fp8_weights(&tiny_step3(), TILE))),
+            open(&config, safetensors(&fp8_weights(&tiny_step3(), TINY_TILE))),
             &["weight_block_size"],
         );
     }
@@ -598,7 +598,7 @@ impl Source for Counted {
 #[test]
 fn one_expert_is_read_without_the_others() {
     let config = tiny_step3();
-    let tensors = fp8_weights(&config, TILE);
+    let tensors = fp8_weights(&config, TINY_TILE);
     let counted = Arc::new(Counted(Bytes::new("experts", safetensors(&tensors)), AtomicU64::new(0)));
     let files = BTreeMap::from([("config.json".to_owned(), config.to_string().into_bytes())]);
     let shard: Arc<dyn Source> = Arc::clone(&counted) as Arc<dyn Source>;
@@ -665,15 +665,16 @@ impl Damage {
     }
 }
 
-/// Damages `valid` again and again: `read` may accept the result or not, but it comes back, within [`ALLOCATOR`]'s
+/// Damages a valid file again and again: whether the result is read or not, the answer comes, within [`ALLOCATOR`]'s
 /// limit.
-fn survives(valid: &[u8], read: fn(&[u8]) -> bool) {
-    assert!(read(valid), "the undamaged file is read");
+fn survives(name: &str) {
+    let Target { read, seed, .. } = fuzz::TARGETS.into_iter().find(|t| t.name == name).expect(name);
+    let valid = seed();
+    assert!(read(&valid), "the undamaged file is read");
     let config = ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() };
-    let mut runner = proptest::test_runner::TestRunner::new(config);
     let strategy = prop::collection::vec(damage(), 1..4);
-    let result = runner.run(&strategy, |damages| {
-        let mut data = valid.to_vec();
+    let result = TestRunner::new(config).run(&strategy, |damages| {
+        let mut data = valid.clone();
         damages.iter().for_each(|damage| damage.apply(&mut data));
         read(&data);
         Ok(())
@@ -683,30 +684,20 @@ fn survives(valid: &[u8], read: fn(&[u8]) -> bool) {
 
 #[test]
 fn damaged_safetensors() {
-    survives(&safetensors(&weights(&tiny_llama())), fuzz::safetensors);
+    survives("safetensors");
 }
 
 #[test]
 fn damaged_fp8_safetensors() {
-    survives(&safetensors(&fp8_weights(&tiny_step3(), TILE)), fuzz::safetensors_fp8);
+    survives("safetensors_fp8");
 }
 
 #[test]
 fn damaged_gguf() {
-    survives(&Gguf::tiny().bytes(), fuzz::gguf);
+    survives("gguf");
 }
 
 #[test]
 fn damaged_configurations() {
-    let mut config = tiny_llama();
-    config["rope_scaling"] = json!({
-        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    });
-    let generation =
-        json!({"eos_token_id": [2, 3], "temperature": 0.6, "top_p": 0.9, "top_k": 40}).to_string();
-    let tokenizer = json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}}).to_string();
-    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% endfor %}";
-    let files = [config.to_string(), generation, tokenizer, template.to_owned()];
-    survives(&files.map(String::into_bytes).join(&fuzz::SEPARATOR), fuzz::config);
+    survives("config");
 }
