@@ -3,7 +3,9 @@
 //! The hf-hub crate downloads, resumes with ranges and keeps the standard cache; what it leaves out, comparing a
 //! file with the SHA-256 that the hub gives for it, is added here.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use hf_hub::api::Progress;
@@ -15,8 +17,11 @@ use tread_core::checkpoint::SIDE_FILES;
 
 use crate::progress;
 
-/// Attempts after the first, each going on where the last one stopped.
-const RETRIES: usize = 5;
+/// Attempts in a row that may bring not one byte before a download is given up.
+const ATTEMPTS: u32 = 5;
+
+/// Between two attempts; twice as long after each that brings nothing.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// `org/name[@revision][:file]`.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,8 +40,12 @@ impl<'a> Id<'a> {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
             !part.is_empty() && !part.starts_with('.') && part.chars().all(plain)
         };
-        let file_good = file.is_none_or(|f| f.split('/').all(good));
-        (good(org) && good(name) && good(revision) && file_good).then_some(Self { repo, revision, file })
+        let path_good = |path: &str| path.split('/').all(good);
+        (good(org) && good(name) && path_good(revision) && file.is_none_or(path_good)).then_some(Self {
+            repo,
+            revision,
+            file,
+        })
     }
 }
 
@@ -49,9 +58,9 @@ pub(crate) fn cache_folder() -> PathBuf {
 pub(crate) fn fetch(text: &str) -> Result<PathBuf> {
     let id = Id::parse(text)
         .ok_or_else(|| anyhow!("`{text}` is not of the form org/name[@revision][:file.gguf]"))?;
-    let repo = || Repo::with_revision(id.repo.to_owned(), RepoType::Model, id.revision.to_owned());
-    let cached = Cache::from_env().repo(repo());
-    if let Some(path) = complete(&cached, &id) {
+    let repo = Repo::with_revision(id.repo.to_owned(), RepoType::Model, id.revision.to_owned());
+    let cache = Cached(Cache::from_env().repo(repo.clone()));
+    if let Some(path) = cache.complete(&id) {
         return Ok(path);
     }
     if std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false")) {
@@ -59,21 +68,22 @@ pub(crate) fn fetch(text: &str) -> Result<PathBuf> {
     }
     let api: Api = ApiBuilder::from_env()
         .with_token(std::env::var("HF_TOKEN").ok().or_else(|| Cache::from_env().token()))
-        .with_retries(RETRIES)
         .build()
         .context("preparing to download")?;
-    let remote = Remote { api: api.repo(repo()), id };
+    let remote = Remote { repo: api.repo(repo), api, cache, id };
     remote.fetch()
 }
 
 struct Remote<'a> {
-    api: ApiRepo,
+    api: Api,
+    repo: ApiRepo,
+    cache: Cached,
     id: Id<'a>,
 }
 
 impl Remote<'_> {
     fn fetch(&self) -> Result<PathBuf> {
-        let info = self.api.info().map_err(|e| explain(e, self.id.repo, None))?;
+        let info = self.repo.info().map_err(|e| explain(e, self.id.repo, None))?;
         let names: Vec<&str> = info.siblings.iter().map(|s| s.rfilename.as_str()).collect();
         if let Some(file) = self.id.file {
             if !names.contains(&file) {
@@ -109,37 +119,97 @@ impl Remote<'_> {
 
     /// One file, from the cache or the hub; what comes from the hub is verified.
     fn download(&self, name: &str) -> Result<PathBuf> {
-        let cached = Cache::from_env()
-            .repo(Repo::with_revision(self.id.repo.to_owned(), RepoType::Model, self.id.revision.to_owned()))
-            .get(name);
-        if let Some(path) = cached {
+        if let Some(path) = self.cache.verified(name) {
             return Ok(path);
         }
-        let bar = Bar(progress::bytes(name, 0));
-        let path =
-            self.api.download_with_progress(name, bar).map_err(|e| explain(e, self.id.repo, Some(name)))?;
+        let marker = self.cache.unverified_marker(name);
+        write_marker(&marker).with_context(|| format!("writing {}", marker.display()))?;
+        let path = match self.cache.0.get(name) {
+            Some(path) => path,
+            None => self.resume(name).map_err(|e| explain(e, self.id.repo, Some(name)))?,
+        };
         verify(&path, name)?;
+        std::fs::remove_file(&marker).with_context(|| format!("removing {}", marker.display()))?;
         Ok(path)
+    }
+
+    /// Downloads a file, going on where the last attempt or the last start stopped. hf-hub can retry by itself, but
+    /// gives up after a fixed number of breaks, however far it came between them.
+    fn resume(&self, name: &str) -> Result<PathBuf, ApiError> {
+        let bar = progress::bytes(name, 0);
+        let (mut attempts, mut reached) = (0, 0);
+        loop {
+            let error = match self.repo.download_with_progress(name, Bar(bar.clone())) {
+                Ok(path) => return Ok(path),
+                Err(error) => error,
+            };
+            if bar.position() > reached {
+                (attempts, reached) = (0, bar.position());
+            }
+            attempts += 1;
+            let code = status(&error);
+            if attempts == ATTEMPTS || code.is_some_and(is_final) {
+                return Err(error);
+            }
+            // Nothing is left to be asked for, and yet the file was not put in its place: it begins anew.
+            if matches!(error, ApiError::InvalidResume) || code == Some(416) {
+                let blob = self.cache.0.blob_path(self.api.metadata(&self.repo.url(name))?.etag());
+                std::fs::remove_file(blob.with_extension("part"))?;
+            }
+            std::thread::sleep(FIRST_WAIT * 2u32.pow(attempts - 1));
+        }
     }
 }
 
-/// The model's place in the cache, if everything it needs is there.
-fn complete(cached: &CacheRepo, id: &Id<'_>) -> Option<PathBuf> {
-    if let Some(file) = id.file {
-        return cached.get(file);
+fn write_marker(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    std::fs::write(path, "")
+}
+
+/// A model's place in the cache that all tools share.
+struct Cached(CacheRepo);
+
+impl Cached {
+    /// Stands beside the blobs from before a file is downloaded until it is verified: Tread may be ended in between.
+    fn unverified_marker(&self, name: &str) -> PathBuf {
+        self.0.blob_path(&format!("{}.unverified", name.replace('/', "--")))
     }
-    let config = cached.get("config.json")?;
-    let folder = config.parent()?;
-    let index = std::fs::read(folder.join("model.safetensors.index.json"));
-    let shards: Vec<String> = match index {
-        Ok(bytes) => {
-            let index: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-            let map = index.get("weight_map")?.as_object()?;
-            map.values().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+
+    /// The file, if it is there and nothing is left to be done with it.
+    fn verified(&self, name: &str) -> Option<PathBuf> {
+        self.0.get(name).filter(|_| !self.unverified_marker(name).exists())
+    }
+
+    /// The model, if everything it needs is there.
+    fn complete(&self, id: &Id<'_>) -> Option<PathBuf> {
+        if let Some(file) = id.file {
+            return self.verified(file);
         }
-        Err(_) => vec!["model.safetensors".to_owned()],
-    };
-    shards.iter().all(|shard| folder.join(shard).exists()).then(|| folder.to_owned())
+        let Some(config) = self.verified("config.json") else { return self.only_gguf(id.revision) };
+        let shards = match self.verified("model.safetensors.index.json") {
+            Some(index) => {
+                let index: serde_json::Value = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
+                let map = index.get("weight_map")?.as_object()?;
+                map.values()
+                    .map(|shard| shard.as_str().map(str::to_owned))
+                    .collect::<Option<BTreeSet<_>>>()?
+            }
+            None => BTreeSet::from(["model.safetensors".to_owned()]),
+        };
+        let all = shards.iter().all(|shard| self.verified(shard).is_some());
+        config.parent().filter(|_| all).map(Path::to_owned)
+    }
+
+    /// The one GGUF file there is of a model without config.json.
+    fn only_gguf(&self, revision: &str) -> Option<PathBuf> {
+        let root = self.0.pointer_path("");
+        let commit = std::fs::read_to_string(root.parent()?.join("refs").join(revision)).ok()?;
+        let entries = std::fs::read_dir(self.0.pointer_path(&commit)).ok()?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut ggufs = names.filter(|name| name.ends_with(".gguf"));
+        let one = ggufs.next().filter(|_| ggufs.next().is_none())?;
+        self.verified(&one)
+    }
 }
 
 /// Compares a downloaded file with the SHA-256 under which the hub keeps it; removes it if it differs.
@@ -198,19 +268,33 @@ impl Progress for Bar {
     }
 }
 
+/// The HTTP status that the hub answered, if it answered.
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        ApiError::RequestError(request) => match **request {
+            ureq::Error::StatusCode(code) => Some(code),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether another attempt would be answered the same.
+fn is_final(status: u16) -> bool {
+    matches!(status, 401 | 403 | 404)
+}
+
 /// What a failed request means and what to do.
 fn explain(error: ApiError, repo: &str, file: Option<&str>) -> anyhow::Error {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
     let what = file.map_or_else(|| repo.to_owned(), |file| format!("{file} of {repo}"));
-    let text = format!("{error} {error:?}");
-    let status = [401, 403, 404].into_iter().find(|code| text.contains(&code.to_string()));
-    let hint = match status {
-        // The hub answers 401 for what does not exist as well as for what is private.
+    // The hub answers 401 for what does not exist as well as for what is private.
+    let hint = match status(&error) {
         Some(404) => format!("{endpoint} knows no model {what}"),
-        Some(_) => format!(
+        Some(401 | 403) => format!(
             "{endpoint} does not give {what} to everybody, or it does not exist: check the name, accept the model's licence there, and set HF_TOKEN"
         ),
-        None => format!(
+        _ => format!(
             "{what} cannot be had from {endpoint}; without the hub, give a local file or folder: tread chat ./model.gguf"
         ),
     };
@@ -226,7 +310,18 @@ mod tests {
         let id = Id::parse("org/na-me.1@rev:a/b.gguf").unwrap();
         assert_eq!(id, Id { repo: "org/na-me.1", revision: "rev", file: Some("a/b.gguf") });
         assert_eq!(Id::parse("org/name").unwrap().revision, "main");
-        for wrong in ["name", "a/b/c", "../up", "org/", "/abs", "org/name:../x", "org/na me", "org/name@"] {
+        assert_eq!(Id::parse("org/name@refs/pr/1").unwrap().revision, "refs/pr/1");
+        for wrong in [
+            "name",
+            "a/b/c",
+            "../up",
+            "org/",
+            "/abs",
+            "org/name:../x",
+            "org/na me",
+            "org/name@",
+            "org/name@../x",
+        ] {
             assert_eq!(Id::parse(wrong), None, "{wrong}");
         }
     }

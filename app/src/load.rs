@@ -36,7 +36,8 @@ fn place(name: &str) -> Result<Place> {
     if path.exists() {
         return Ok(Place::Local(path.to_owned()));
     }
-    let looks_like_path = path.is_absolute() || name.starts_with('.') || name.ends_with(".gguf");
+    let gguf_path = name.ends_with(".gguf") && !name.contains(':');
+    let looks_like_path = path.is_absolute() || name.starts_with('.') || gguf_path;
     if !looks_like_path && hub::Id::parse(name).is_some() {
         return Ok(Place::Hub(name.to_owned()));
     }
