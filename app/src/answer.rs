@@ -37,6 +37,16 @@ pub(crate) fn chat_prompt(model: &Model, messages: &[Message]) -> Result<(String
     Ok((text, tokens))
 }
 
+/// Says so when the model's template leaves the system prompt out, as those of models trained without one do.
+pub(crate) fn note_unheard_system(model: &Model) -> Result<()> {
+    let messages = [Message::new("system", "system"), Message::new("user", "user")];
+    let template = model.template()?;
+    if template.render(&messages, None, true)? == template.render(&messages[1..], None, true)? {
+        eprintln!("note: {} knows no system prompt: its chat template leaves it out", model.name);
+    }
+    Ok(())
+}
+
 /// Where the text of an answer goes.
 pub(crate) struct Printer {
     terminal: bool,

@@ -32,6 +32,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         eprintln!("{} on {}. /help lists commands.", engine.model.name, engine.device);
     }
     let mut conversation = Conversation::new(args.system.clone());
+    if conversation.system.is_some() {
+        answer::note_unheard_system(&engine.model)?;
+    }
     while let Some(line) = input.line()? {
         let line = line.trim();
         match line.split_once(char::is_whitespace).unwrap_or((line, "")) {
@@ -42,6 +45,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
             ("/system", text) => {
                 let text = text.trim();
                 conversation = Conversation::new((!text.is_empty()).then(|| text.to_owned()));
+                if conversation.system.is_some() {
+                    answer::note_unheard_system(&engine.model)?;
+                }
             }
             (command, _) if command.starts_with('/') && !command[1..].contains('/') => {
                 eprintln!("there is no {command}; /help lists commands");

@@ -22,6 +22,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
                 let tokens = model.tokenizer()?.encode(&prompt, true)?;
                 (prompt, tokens)
             } else {
+                if args.system.is_some() {
+                    answer::note_unheard_system(&model)?;
+                }
                 let system = args.system.iter().map(|s| Message::new("system", s));
                 let messages: Vec<_> = system.chain([Message::new("user", prompt)]).collect();
                 answer::chat_prompt(&model, &messages)?
