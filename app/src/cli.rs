@@ -184,9 +184,12 @@ pub(crate) struct InspectArgs {
     /// List all tensors with type and shape.
     #[arg(long)]
     pub(crate) tensors: bool,
-    /// Print the graph of a layer [default: the first with experts, else 0].
-    #[arg(long, value_name = "LAYER", num_args = 0..=1)]
-    pub(crate) graph: Option<Option<usize>>,
+    /// Print the graph of a layer.
+    #[arg(long)]
+    pub(crate) graph: bool,
+    /// Which layer's graph [default: the first with experts, else 0].
+    #[arg(long, requires = "graph")]
+    pub(crate) layer: Option<usize>,
     /// Print that graph as Graphviz DOT, and nothing else.
     #[arg(long, requires = "graph")]
     pub(crate) dot: bool,

@@ -21,8 +21,8 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         return Ok(());
     }
     let model = load::model(args.model.as_deref())?;
-    if let (Some(layer), true) = (args.graph, args.dot) {
-        write!(out, "{}", model.graph.dot(Some(check_layer(&model, layer)?)))?;
+    if args.dot {
+        write!(out, "{}", model.graph.dot(Some(check_layer(&model, args.layer)?)))?;
         return Ok(());
     }
     summary(&mut out, &model, args.context)?;
@@ -36,8 +36,8 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
             writeln!(out, "  {name:<60} not read: {reason}")?;
         }
     }
-    if let Some(layer) = args.graph {
-        let layer = check_layer(&model, layer)?;
+    if args.graph {
+        let layer = check_layer(&model, args.layer)?;
         let graph = &model.graph;
         writeln!(out, "\ngraph (A: attention side, F: FFN side)\nbefore and after the layers")?;
         write!(out, "{}", graph.listing(None))?;

@@ -501,7 +501,7 @@ impl<'a> Lowering<'a> {
 
     /// Parameters of the kernels that touch the cache.
     fn cache_params(&self, kv_heads: usize, head_dim: usize, rope: Option<RopeStyle>) -> Result<Params> {
-        if head_dim % 4 != 0 {
+        if !head_dim.is_multiple_of(4) {
             return Err(Error::Unsupported(format!(
                 "head_dim {head_dim}: the GPU kernels need a multiple of 4"
             )));
@@ -565,7 +565,7 @@ impl<'a> Lowering<'a> {
         let per_kv = heads.heads / heads.kv_heads;
         // Shared memory of a workgroup holds the group's queries and scores: 16 KiB by WebGPU's default limits.
         let fits = |g: usize| g * (heads.head_dim * 4 + ATTENTION_WORKGROUP as usize * 4 + 40) <= 15 << 10;
-        let group = (1..=per_kv.min(MAX_GROUP)).rev().find(|&g| per_kv % g == 0 && fits(g));
+        let group = (1..=per_kv.min(MAX_GROUP)).rev().find(|&g| per_kv.is_multiple_of(g) && fits(g));
         let Some(group) = group else {
             return Err(Error::Unsupported(format!(
                 "head_dim {} is too large for the GPU kernels",

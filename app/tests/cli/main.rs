@@ -215,7 +215,7 @@ fn inspect_and_doctor_describe() {
         doctor.contains("adapter 0") && doctor.contains("back end: ") && doctor.contains("because"),
         "{doctor}"
     );
-    fails(&mut tread(home.path(), &["inspect", "--graph", "99"]), &["no layer 99"]);
+    fails(&mut tread(home.path(), &["inspect", "--graph", "--layer", "99"]), &["no layer 99"]);
 }
 
 #[test]
