@@ -1,4 +1,4 @@
-//! What a model is: one struct an architecture, read from config.json ([`hf`]) or GGUF metadata ([`gguf`]).
+//! What a model is: one struct an architecture, read from config.json or from GGUF metadata.
 //!
 //! The readers check every size, so that no later code meets a head count that does not divide, an odd head or a
 //! layer that is not there.
