@@ -28,8 +28,8 @@ struct Figures {
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: f64,
     dispatches_per_token: usize,
-    /// The process's peak so far: with several back ends, the later ones include the earlier.
-    peak_rss_bytes: u64,
+    /// The process's peak since this back end's turn began; where a system has no way to ask for that, since its start.
+    peak_rss_bytes: Option<u64>,
     device_bytes: u64,
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             f.prefill_tokens_per_s,
             f.decode_tokens_per_s,
             f.dispatches_per_token,
-            memory::text(f.peak_rss_bytes),
+            f.peak_rss_bytes.map_or_else(|| "-".to_owned(), memory::text),
             memory::text(f.device_bytes),
             f.device
         );
@@ -79,6 +79,7 @@ fn measure(model: &Model, backend: &dyn Backend, args: &BenchArgs) -> Result<Fig
             "{prompt} + {new} tokens exceed the context of {limit}: use a smaller --prompt-tokens or --new-tokens"
         );
     }
+    memory::reset_peak();
     let start = Instant::now();
     let options = CompileOptions::single(context, PREFILL_ROWS.min(prompt), args.kv.into());
     let mut executable = engine::compile(model, backend, options)?;
@@ -109,7 +110,7 @@ fn measure(model: &Model, backend: &dyn Backend, args: &BenchArgs) -> Result<Fig
         prefill_tokens_per_s: median(prefills),
         decode_tokens_per_s: median(decodes),
         dispatches_per_token: stats.dispatches,
-        peak_rss_bytes: memory::peak().unwrap_or(0),
+        peak_rss_bytes: memory::peak(),
         device_bytes: stats.weight_bytes + stats.kv_bytes + stats.scratch_bytes,
     })
 }

@@ -5,6 +5,12 @@ pub(crate) fn available() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemAvailable:")
 }
 
+/// Begins a new measurement of [`peak`].
+pub(crate) fn reset_peak() {
+    // Linux' documented way (proc_pid_clear_refs(5)); without it, the peak is that since the start.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Most bytes this process has held at a time.
 pub(crate) fn peak() -> Option<u64> {
     kilobytes("/proc/self/status", "VmHWM:")

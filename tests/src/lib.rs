@@ -2,5 +2,6 @@
 
 pub mod backends;
 pub mod fuzz;
+pub mod ops;
 pub mod random;
 pub mod write;

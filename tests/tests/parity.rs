@@ -3,7 +3,6 @@
 //! A case is a small graph: the embedding of random tokens, the ops under test, and a head. It runs twice: with every
 //! value captured, so that each op stands alone, and with none, so that back ends may fuse. Whole layers run fused.
 
-use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use tread_core::backend::{BLOCK_SIZE, Backend, Batch, CompileOptions, KvDType};
 use tread_core::config::{LlamaConfig, ModelConfig, Step3Config};
@@ -12,31 +11,13 @@ use tread_core::graph::{Builder, Graph, Heads, Op, RopeStyle, Rows, ValueId};
 use tread_core::models;
 use tread_core::tensor::DType;
 use tread_tests::backends::{Sequence, candidates, compile, relative_l2, step};
+use tread_tests::ops::{VOCAB, case, inv_freq, tokens};
 use tread_tests::random::{Rng, random_weights, rng};
-
-/// Token ids, and so rows of input, of every case.
-const VOCAB: usize = 61;
 
 /// The order of sums is all that may differ.
 const LIMIT: f64 = 2e-5;
 /// Half precision in the cache rounds some last bits the other way.
 const LIMIT_F16: f64 = 2e-3;
-
-/// A graph that embeds tokens in rows of `width`, does what `ops` says, and ends with a head on its result.
-fn case(width: usize, head_dim: usize, ops: impl FnOnce(&mut Builder, ValueId) -> ValueId) -> Graph {
-    let mut b = Builder::new(inv_freq(head_dim), VOCAB);
-    let table = b.weight("embed", &[VOCAB, width]);
-    let x = b.embed(table);
-    let y = ops(&mut b, x);
-    let y = b.gather_rows(y);
-    let head = b.weight("head", &[VOCAB, b.width(y)]);
-    let logits = b.linear(y, head, "logits");
-    b.finish(logits)
-}
-
-fn inv_freq(head_dim: usize) -> Vec<f32> {
-    (0..head_dim / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect()
-}
 
 /// Steps of one sequence each, with these numbers of rows.
 fn steps(rng: &mut Rng, rows: &[usize]) -> Vec<Batch> {
@@ -45,10 +26,6 @@ fn steps(rng: &mut Rng, rows: &[usize]) -> Vec<Batch> {
         Batch { sequences: vec![sequence.extend(&tokens(rng, rows))], hidden: true }
     };
     rows.iter().map(step).collect()
-}
-
-fn tokens(rng: &mut Rng, rows: usize) -> Vec<u32> {
-    (0..rows).map(|_| rng.random_range(0..VOCAB as u32)).collect()
 }
 
 const BLOCKS: usize = 160;
