@@ -1,5 +1,7 @@
 //! A plan: what to launch for a step, as pure data. [`crate::lower`] makes it, [`crate::program`] runs it.
 
+use std::collections::BTreeMap;
+
 use tread_core::backend::CompileOptions;
 use tread_core::graph::{Rows, WeightId};
 use tread_core::tensor::DType;
@@ -158,6 +160,44 @@ pub(crate) struct Plan {
     /// Rows of an attention pass over several splits, and the bytes of its partial results.
     pub(crate) pass_rows: u32,
     pub(crate) partial_bytes: u64,
+}
+
+impl Plan {
+    /// Shares buffers between slots of the same shape whose lives do not overlap: slot -> buffer.
+    ///
+    /// Only the same shape: elements beyond a row's width must stay zero.
+    pub(crate) fn share_buffers(&self) -> (Vec<usize>, Vec<Slot>) {
+        let mut last_use = vec![0; self.slots.len()];
+        for (at, launch) in self.launches.iter().enumerate() {
+            for (_, operand, _) in &launch.bindings {
+                if let Operand::Slot(slot) = operand {
+                    last_use[*slot] = at;
+                }
+            }
+        }
+        self.hidden.iter().chain([&self.logits]).for_each(|&s| last_use[s] = usize::MAX);
+        let mut buffers: Vec<Slot> = vec![];
+        let mut buffer_of = vec![usize::MAX; self.slots.len()];
+        let mut free: BTreeMap<usize, usize> = BTreeMap::new(); // buffer -> launch after which it is free
+        for (at, launch) in self.launches.iter().enumerate() {
+            for (_, operand, _) in &launch.bindings {
+                let Operand::Slot(slot) = *operand else { continue };
+                if buffer_of[slot] != usize::MAX {
+                    continue;
+                }
+                let shape = self.slots[slot];
+                let reusable =
+                    free.iter().find(|(b, since)| **since < at && buffers[**b] == shape).map(|(b, _)| *b);
+                let buffer = reusable.unwrap_or_else(|| {
+                    buffers.push(shape);
+                    buffers.len() - 1
+                });
+                free.insert(buffer, last_use[slot]);
+                buffer_of[slot] = buffer;
+            }
+        }
+        (buffer_of, buffers)
+    }
 }
 
 /// Where things stand in the step buffer, in words.

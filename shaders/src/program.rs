@@ -10,7 +10,7 @@ use tread_core::{Error, Result, quant};
 
 use crate::device::{Health, Wgpu};
 use crate::kernels;
-use crate::lower::{Context, lower, share_buffers};
+use crate::lower::{Context, lower};
 use crate::plan::{Extent, Operand, Plan, StepLayout, StepShape, When};
 use crate::step::StepData;
 use crate::weights::{self, Uploader};
@@ -301,7 +301,7 @@ impl Buffers {
                 buffers.fixed.insert(operand, buffer);
             }
         }
-        let (buffer_of, shapes) = share_buffers(plan);
+        let (buffer_of, shapes) = plan.share_buffers();
         let mut slots = Vec::with_capacity(shapes.len());
         for shape in shapes {
             let rows = match shape.rows {

@@ -84,8 +84,10 @@ fn time(
     dtype: DType,
 ) {
     let ends = ["embed", "head", "router"];
-    let weights = random_weights(&mut rng(1), graph, |name| if ends.contains(&name) { DType::F32 } else { dtype });
-    let bytes = weights.iter().filter(|t| t.shape().len() > 1 && !ends.contains(&t.name())).map(|t| t.bytes()).sum();
+    let weights =
+        random_weights(&mut rng(1), graph, |name| if ends.contains(&name) { DType::F32 } else { dtype });
+    let bytes =
+        weights.iter().filter(|t| t.shape().len() > 1 && !ends.contains(&t.name())).map(|t| t.bytes()).sum();
     if bytes > 0 {
         group.throughput(Throughput::Bytes(bytes));
     }

@@ -7,7 +7,7 @@ use rand::seq::SliceRandom as _;
 use tread_core::backend::{BLOCK_SIZE, Backend, Batch, CompileOptions, KvDType};
 use tread_core::config::{LlamaConfig, ModelConfig, Step3Config};
 use tread_core::cpu::Cpu;
-use tread_core::graph::{Builder, Graph, Heads, Op, RopeStyle, Rows, ValueId};
+use tread_core::graph::{Graph, Heads, Op, RopeStyle, Rows, ValueId};
 use tread_core::models;
 use tread_core::tensor::DType;
 use tread_tests::backends::{Sequence, candidates, compile, relative_l2, step};
