@@ -6,6 +6,19 @@ use web_time::{SystemTime, UNIX_EPOCH};
 
 use crate::{Error, Result};
 
+/// A token's log probability under the model (before any filter), and the likeliest tokens with theirs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: u32,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// 1 for the likeliest token, and so on.
+    pub rank: usize,
+    /// The likeliest tokens, likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
 /// How the next token is chosen. [`Default`] is a good setting for chat, the one llama.cpp starts with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
