@@ -8,9 +8,9 @@ pub use request::{
     Delta, EngineStats, Event, Finish, Generate, PromptLogprobs, Request, RequestId, StepReport, Task,
 };
 
+use crate::Result;
 use crate::backend::Executable;
 use crate::model::Model;
-use crate::Result;
 
 /// Limits of an engine.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,132 @@
+"""Tools and structured output, whole and streamed."""
+
+import json
+import re
+from typing import Literal
+
+from common import MODEL, chat, client
+from pydantic import BaseModel, Field
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "enum": ["Paris", "Venice", "Elsinore"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIME = {
+    "type": "function",
+    "function": {
+        "name": "get_time",
+        "parameters": {
+            "type": "object",
+            "properties": {"zone": {"type": "string", "enum": ["CET", "UTC"]}},
+            "required": ["zone"],
+            "additionalProperties": False,
+        },
+    },
+}
+TOOLS = [WEATHER, TIME]
+
+
+def ask(**options):
+    return chat("What is the weather in Paris?", tools=TOOLS, max_tokens=200, **options)
+
+
+def check(name, arguments):
+    arguments = json.loads(arguments)
+    if name == "get_weather":
+        assert arguments.keys() == {"city", "days"} and 1 <= arguments["days"] <= 9, arguments
+        assert arguments["city"] in ("Paris", "Venice", "Elsinore"), arguments
+    else:
+        assert name == "get_time" and arguments in ({"zone": "CET"}, {"zone": "UTC"}), (name, arguments)
+
+
+for choose, names in [
+    ("required", {"get_weather", "get_time"}),
+    ({"type": "function", "function": {"name": "get_weather"}}, {"get_weather"}),
+    ({"type": "function", "function": {"name": "get_time"}}, {"get_time"}),
+]:
+    (choice,) = ask(tool_choice=choose).choices
+    calls = choice.message.tool_calls
+    assert calls and not choice.message.content, choice
+    assert choice.finish_reason in ("tool_calls", "stop"), choice.finish_reason
+    assert len({call.id for call in calls}) == len(calls) and all(call.type == "function" for call in calls)
+    for call in calls:
+        assert call.function.name in names, call
+        check(call.function.name, call.function.arguments)
+
+    # A stream gives each call's name once and its arguments in pieces.
+    streamed = {}
+    for chunk in ask(tool_choice=choose, stream=True):
+        for part in chunk.choices:
+            assert not part.delta.content, part
+            for delta in part.delta.tool_calls or []:
+                call = streamed.setdefault(delta.index, {"id": delta.id, "name": delta.function.name, "arguments": ""})
+                assert call["id"] and call["name"], delta
+                call["arguments"] += delta.function.arguments or ""
+            end = part.finish_reason or None
+    assert end == choice.finish_reason
+    whole = [(call.function.name, call.function.arguments) for call in calls]
+    assert [(call["name"], call["arguments"]) for _, call in sorted(streamed.items())] == whole
+
+# The call and its result go back.
+call = calls[0]
+history = [
+    {"role": "user", "content": "What is the time?"},
+    {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]},
+    {"role": "tool", "tool_call_id": call.id, "content": "noon"},
+]
+answer = client.chat.completions.create(model=MODEL, messages=history, tools=TOOLS, max_tokens=8, temperature=0)
+assert answer.usage.completion_tokens > 0
+
+refused = ask(tool_choice="none").choices[0].message
+assert not refused.tool_calls and refused.content
+
+
+class Scene(BaseModel):
+    act: int = Field(ge=1, le=5)
+    place: Literal["castle", "wood", "street"]
+
+
+class Play(BaseModel):
+    kind: Literal["comedy", "tragedy"]
+    scenes: list[Scene] = Field(min_length=1, max_length=2)
+
+
+# A schema, by the client's own helper and by hand; at any temperature.
+for temperature in (0, 1.5):
+    parsed = client.chat.completions.parse(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Describe a play."}],
+        response_format=Play,
+        temperature=temperature,
+        seed=1,
+        max_tokens=300,
+    ).choices[0]
+    assert isinstance(parsed.message.parsed, Play) and parsed.finish_reason == "stop", parsed
+format = {"type": "json_schema", "json_schema": {"name": "scene", "schema": Scene.model_json_schema()}}
+whole = chat("Describe a scene.", response_format=format, max_tokens=100).choices[0]
+scene = Scene.model_validate_json(whole.message.content)
+streamed = chat("Describe a scene.", response_format=format, max_tokens=100, stream=True)
+assert Scene.model_validate_json("".join(c.choices[0].delta.content or "" for c in streamed)) == scene
+
+# Any JSON object. The bias forbids nothing, it only makes a small model come to an end.
+found = chat("Write {} in JSON.", response_format={"type": "json_object"}, max_tokens=400).choices[0]
+if found.finish_reason == "stop":
+    assert isinstance(json.loads(found.message.content), dict), found
+else:
+    assert found.message.content.lstrip().startswith("{"), found
+
+# vLLM's own field.
+found = chat("Your number?", extra_body={"guided_regex": "[0-9]{3}-[a-f]{2}"}).choices[0]
+assert re.fullmatch("[0-9]{3}-[a-f]{2}", found.message.content) and found.finish_reason == "stop", found
