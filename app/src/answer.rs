@@ -5,21 +5,21 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use tread_core::engine::{Delta, Finish, Generate};
 use tread_core::model::Model;
-use tread_core::sampling::{Sampler, SamplingParams};
-use tread_core::session::{Finish, Generation};
-use tread_core::text::{Detokenizer, Message, ReasoningSplitter, Split};
+use tread_core::sampling::SamplingParams;
+use tread_core::text::{Message, ReasoningSplitter, Split};
 
 use crate::cli::SamplingArgs;
-use crate::engine::Engine;
+use crate::engine::{Engine, Generation};
 
 /// Set by Ctrl-C while an answer is made.
 pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
 
-/// The sampling of a model, as the user changed it.
-pub(crate) fn sampling(model: &Model, args: &SamplingArgs) -> SamplingParams {
+/// How the user wants a prompt continued.
+pub(crate) fn generate(model: &Model, args: &SamplingArgs) -> Generate {
     let base = if args.greedy { SamplingParams::greedy() } else { model.sampling.clone() };
-    SamplingParams {
+    let sampling = SamplingParams {
         temperature: args.temperature.unwrap_or(base.temperature),
         top_k: args.top_k.unwrap_or(base.top_k),
         top_p: args.top_p.unwrap_or(base.top_p),
@@ -27,6 +27,13 @@ pub(crate) fn sampling(model: &Model, args: &SamplingArgs) -> SamplingParams {
         repetition_penalty: args.repetition_penalty.unwrap_or(base.repetition_penalty),
         seed: args.seed.or(base.seed),
         ..base
+    };
+    // Special tokens stay in the text: in some vocabularies `</think>` is one.
+    Generate {
+        sampling,
+        max_tokens: args.max_tokens.unwrap_or(usize::MAX),
+        skip_special: false,
+        ..Generate::default()
     }
 }
 
@@ -105,49 +112,32 @@ pub(crate) struct Answer {
 pub(crate) fn answer(
     engine: &mut Engine,
     prompt: &str,
-    tokens: &[u32],
-    args: &SamplingArgs,
-    ignore_eos: bool,
+    tokens: Vec<u32>,
+    generate: Generate,
     printer: &mut Printer,
 ) -> Result<Answer> {
-    let mut sampler = Sampler::new(sampling(&engine.model, args))?;
-    let tokenizer = engine.model.tokenizer()?;
-    let stop_ids = if ignore_eos { &[][..] } else { &engine.model.stop_ids };
-    // Special tokens stay in: in some vocabularies `</think>` is one.
-    let mut detokenizer = Detokenizer::new(false);
     let mut splitter = ReasoningSplitter::new(prompt);
     let mut content = String::new();
     let mut failed = None;
-    let mut show = |split: Split, failed: &mut Option<anyhow::Error>| {
+    let mut show = |split: Split| {
         content.push_str(&split.content);
         if let Err(error) = printer.print(&split) {
-            failed.get_or_insert_with(|| error.into());
+            failed.get_or_insert(error);
         }
+        failed.is_some()
     };
     STOP.store(false, Ordering::Relaxed);
-    let mut on_token = |token| {
-        match detokenizer.push(tokenizer, token) {
-            Ok(text) => show(splitter.push(&text), &mut failed),
-            Err(error) => failed = Some(error.into()),
-        }
-        if failed.is_some() || STOP.load(Ordering::Relaxed) {
+    let mut on_delta = |delta: &Delta| {
+        if show(splitter.push(&delta.text)) || STOP.load(Ordering::Relaxed) {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     };
-    let max_tokens = args.max_tokens.unwrap_or(usize::MAX);
-    let generation = pollster::block_on(engine.session.generate(
-        tokens,
-        &mut sampler,
-        stop_ids,
-        max_tokens,
-        &mut on_token,
-    ))?;
-    show(splitter.push(&detokenizer.finish(tokenizer)?), &mut failed);
-    show(splitter.finish(), &mut failed);
+    let generation = engine.generate(tokens, generate, &mut on_delta)?;
+    show(splitter.finish());
     if let Some(error) = failed {
-        return Err(error);
+        return Err(error.into());
     }
     printer.finish().context("writing the answer")?;
     Ok(Answer { content, generation })
@@ -155,7 +145,7 @@ pub(crate) fn answer(
 
 /// `12 prompt tokens (3 cached), 40 tokens, 25.1 tok/s, first after 0.12 s, stop; cpu, CPU (2 threads)`.
 pub(crate) fn statistics(generation: &Generation, engine: &Engine) -> String {
-    let written = generation.tokens.len() + usize::from(generation.stop_token.is_some());
+    let written = generation.tokens.len();
     // The first token is prefill's; the rest are decoded.
     let seconds = generation.decode_time.as_secs_f64();
     let rate = match written {
@@ -163,15 +153,15 @@ pub(crate) fn statistics(generation: &Generation, engine: &Engine) -> String {
         n => format!("{:.1}", (n - 1) as f64 / seconds.max(1e-9)),
     };
     let finish = match generation.finish {
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-        Finish::Aborted => "stopped by you",
-        Finish::ContextFull => "the context is full",
+        Some(Finish::StopToken(_) | Finish::StopString(_) | Finish::GrammarEnd) => "stop",
+        Some(Finish::Length) => "length",
+        Some(Finish::ContextFull) => "the context is full",
+        None => "stopped by you",
     };
     format!(
         "{} prompt tokens ({} cached), {written} tokens, {rate} tok/s, first after {:.2} s, {finish}; {}",
         generation.prompt_tokens,
-        generation.reused_tokens,
+        generation.cached_tokens,
         generation.time_to_first_token.as_secs_f64(),
         engine.device
     )

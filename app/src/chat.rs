@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use rustyline::error::ReadlineError;
-use tread_core::session::Finish;
+use tread_core::engine::Finish;
 use tread_core::text::Message;
 
 use crate::answer::{self, Printer, STOP};
@@ -76,7 +76,8 @@ fn say(engine: &mut Engine, conversation: &mut Conversation, line: &str, args: &
     conversation.messages.push(Message::new("user", line));
     let mut turn = || -> Result<answer::Answer> {
         let (text, tokens) = answer::chat_prompt(&engine.model, &conversation.messages)?;
-        answer::answer(engine, &text, &tokens, &args.sampling, false, &mut Printer::new(false))
+        let generate = answer::generate(&engine.model, &args.sampling);
+        answer::answer(engine, &text, tokens, generate, &mut Printer::new(false))
     };
     match turn() {
         Ok(answer) => {
@@ -85,7 +86,7 @@ fn say(engine: &mut Engine, conversation: &mut Conversation, line: &str, args: &
             let (dim, plain) =
                 if std::io::stderr().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
             eprintln!("{dim}[{statistics}]{plain}");
-            if answer.generation.finish == Finish::ContextFull {
+            if answer.generation.finish == Some(Finish::ContextFull) {
                 eprintln!("the context is full: /reset begins anew, --context gives more room");
             }
         }

@@ -1,6 +1,7 @@
 //! The command line: one struct a subcommand, its help where users look.
 
 mod bench;
+mod serve;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tread_shaders::Selector;
 
 pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
+pub(crate) use serve::{LogFormat, ServeArgs};
 
 const MODEL_HELP: &str = "\
 MODEL is one of
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Answer one prompt: for pipes and scripts.
     Run(RunArgs),
+    /// Serve the OpenAI API over HTTP.
+    Serve(ServeArgs),
     /// Write a prompt's logits (and hidden states) to a safetensors file.
     Logits(LogitsArgs),
     /// Say what a model is and how much memory it needs.

@@ -1,15 +1,19 @@
-//! A model on a device, ready for sequences.
+//! A model on a device, ready for requests.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use tread_core::backend::{Backend, CompileOptions, Executable, KvDType};
+use tread_core::engine::{Delta, EngineOptions, Event, Finish, Generate, Request, RequestId, Task};
 use tread_core::model::Model;
-use tread_core::session::Session;
 
 use crate::cli::{DeviceArgs, KvChoice};
 use crate::{devices, memory, progress};
 
 /// Context when the user names none and the model could more: memory for it is taken at once.
-const DEFAULT_CONTEXT: usize = 4096;
+pub(crate) const DEFAULT_CONTEXT: usize = 4096;
 /// Prompt tokens computed in one step.
 pub(crate) const PREFILL_ROWS: usize = 128;
 
@@ -22,28 +26,99 @@ impl From<KvChoice> for KvDType {
     }
 }
 
-/// A model with a session on a back end.
+/// A model on a device, for one request at a time.
 pub(crate) struct Engine {
-    pub(crate) model: Model,
-    pub(crate) session: Session,
+    pub(crate) model: Arc<Model>,
     /// For people: `wgpu, NVIDIA H100 (Vulkan)`.
     pub(crate) device: String,
+    engine: tread_core::engine::Engine,
+    requests: u64,
+}
+
+/// What was made of a prompt.
+pub(crate) struct Generation {
+    pub(crate) prompt_tokens: usize,
+    /// Of these, how many the cache held from earlier prompts.
+    pub(crate) cached_tokens: usize,
+    /// The tokens written, a stop token included.
+    pub(crate) tokens: Vec<u32>,
+    /// None: the caller wanted no more.
+    pub(crate) finish: Option<Finish>,
+    pub(crate) time_to_first_token: Duration,
+    /// From the first token to the end.
+    pub(crate) decode_time: Duration,
 }
 
 impl Engine {
     /// Opens the device and loads the model with room for one sequence.
     pub(crate) fn new(model: Model, args: &DeviceArgs) -> Result<Self> {
-        let limit = model.config.context_length();
-        let context = args.context.map_or(limit.min(DEFAULT_CONTEXT), |c| c as usize);
-        if context > limit {
-            bail!("--context {context} is more than the {limit} tokens the model was made for");
-        }
+        let context_length = context_length(&model, args)?;
         let backend = devices::open(args.backend, args.adapter.as_ref())?;
-        let options = CompileOptions::single(context, PREFILL_ROWS.min(context), args.kv.into());
+        let rows = PREFILL_ROWS.min(context_length);
+        let options = CompileOptions::single(context_length, rows, args.kv.into());
         let executable = compile(&model, &*backend, options)?;
-        let session = Session::new(executable, model.config.vocab_size(), context);
-        Ok(Self { model, session, device: format!("{}, {}", backend.name(), backend.device()) })
+        let device = format!("{}, {}", backend.name(), backend.device());
+        let model = Arc::new(model);
+        let options = EngineOptions { context_length, max_sequences: 1, prefix_cache: true };
+        let engine = tread_core::engine::Engine::new(Arc::clone(&model), executable, options);
+        Ok(Self { model, device, engine, requests: 0 })
     }
+
+    /// Continues `prompt`. `on_delta` sees what is new after every token and may break off.
+    pub(crate) fn generate(
+        &mut self,
+        prompt: Vec<u32>,
+        generate: Generate,
+        on_delta: &mut dyn FnMut(&Delta) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        self.requests += 1;
+        let (id, start) = (RequestId(self.requests), Instant::now());
+        let mut made = Generation {
+            prompt_tokens: prompt.len(),
+            cached_tokens: 0,
+            tokens: vec![],
+            finish: None,
+            time_to_first_token: Duration::ZERO,
+            decode_time: Duration::ZERO,
+        };
+        self.engine.submit(id, Request { prompt, task: Task::Generate(Box::new(generate)) })?;
+        let mut first_token = None;
+        while self.engine.has_work() {
+            let events = pollster::block_on(self.engine.step());
+            // A device that failed stays with what it was asked; the next request is not to wait for it.
+            let events = events.inspect_err(|_| self.engine.abort(id))?;
+            for (_, event) in events {
+                match event {
+                    Event::Prompt { cached, .. } => made.cached_tokens = cached,
+                    Event::Delta(delta) => {
+                        first_token.get_or_insert_with(Instant::now);
+                        made.tokens.extend(delta.token);
+                        let go_on = on_delta(&delta);
+                        made.finish = delta.finish;
+                        if made.finish.is_none() && go_on.is_break() {
+                            self.engine.abort(id);
+                        }
+                    }
+                    Event::Failed(error) => return Err(error.into()),
+                    Event::Features(_) | Event::Done => {}
+                }
+            }
+        }
+        let first_token = first_token.unwrap_or_else(Instant::now);
+        made.time_to_first_token = first_token - start;
+        made.decode_time = first_token.elapsed();
+        Ok(made)
+    }
+}
+
+/// The context the user asked for, else what the model can, within reason.
+pub(crate) fn context_length(model: &Model, args: &DeviceArgs) -> Result<usize> {
+    let limit = model.config.context_length();
+    let context = args.context.map_or(limit.min(DEFAULT_CONTEXT), |c| c as usize);
+    if context > limit {
+        bail!("--context {context} is more than the {limit} tokens the model was made for");
+    }
+    Ok(context)
 }
 
 /// Loads a model on a back end with a progress bar, after checking that it can fit.

@@ -4,12 +4,12 @@ use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, bail};
-use tread_core::sampling::Sampler;
+use tread_core::engine::Generate;
 use tread_core::text::Message;
 
 use crate::answer::{self, Printer};
 use crate::cli::RunArgs;
-use crate::engine::Engine;
+use crate::engine::{Engine, Generation};
 use crate::load;
 
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
@@ -32,11 +32,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         }
     };
     let mut engine = Engine::new(model, &args.device)?;
+    let generate = Generate { ignore_eos: args.ignore_eos, ..answer::generate(&engine.model, &args.sampling) };
     let generation = if args.tokens_out {
-        print_ids(&mut engine, &tokens, args)?
+        print_ids(&mut engine, tokens, generate)?
     } else {
         let mut printer = Printer::new(args.reasoning);
-        answer::answer(&mut engine, &text, &tokens, &args.sampling, args.ignore_eos, &mut printer)?.generation
+        answer::answer(&mut engine, &text, tokens, generate, &mut printer)?.generation
     };
     if args.stats {
         eprintln!("{}", answer::statistics(&generation, &engine));
@@ -62,20 +63,10 @@ fn prompt(args: &RunArgs) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// Generates without a tokenizer and prints the ids in one line.
-fn print_ids(engine: &mut Engine, tokens: &[u32], args: &RunArgs) -> Result<tread_core::session::Generation> {
-    let mut sampler = Sampler::new(answer::sampling(&engine.model, &args.sampling))?;
-    let stop_ids = if args.ignore_eos { &[][..] } else { &engine.model.stop_ids };
-    let max_tokens = args.sampling.max_tokens.unwrap_or(usize::MAX);
-    let mut on_token = |_| ControlFlow::Continue(());
-    let generation = pollster::block_on(engine.session.generate(
-        tokens,
-        &mut sampler,
-        stop_ids,
-        max_tokens,
-        &mut on_token,
-    ))?;
-    let ids: Vec<_> = generation.tokens.iter().chain(&generation.stop_token).map(u32::to_string).collect();
+/// Generates and prints the ids in one line.
+fn print_ids(engine: &mut Engine, tokens: Vec<u32>, generate: Generate) -> Result<Generation> {
+    let generation = engine.generate(tokens, generate, &mut |_| ControlFlow::Continue(()))?;
+    let ids: Vec<_> = generation.tokens.iter().map(u32::to_string).collect();
     println!("{}", ids.join(","));
     Ok(generation)
 }

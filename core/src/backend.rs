@@ -127,8 +127,13 @@ pub struct Rows {
 pub struct Batch {
     /// The sequences.
     pub sequences: Vec<Rows>,
+    /// Cache blocks `(from, to)` to copy in all layers, one after another, before anything is computed: forked
+    /// sequences get blocks of their own this way.
+    pub copies: Vec<(u32, u32)>,
     /// Also return the hidden states.
     pub hidden: bool,
+    /// Also return what the output head reads.
+    pub features: bool,
 }
 
 impl Batch {
@@ -162,15 +167,23 @@ impl Batch {
             self.sequences.iter().map(|s| s.block_table.len()).sum(),
             options.max_table,
         )?;
-        for sequence in &self.sequences {
-            let end = sequence.start + sequence.tokens.len();
-            limit("tokens in a sequence's blocks", end, sequence.block_table.len() * BLOCK_SIZE)?;
-            if let Some(block) = sequence.block_table.iter().find(|&&b| b as usize >= options.kv_blocks) {
+        let exists = |block: u32| {
+            if block as usize >= options.kv_blocks {
                 return Err(Error::Capacity(format!(
                     "block {block} of {} does not exist",
                     options.kv_blocks
                 )));
             }
+            Ok(())
+        };
+        self.copies.iter().try_for_each(|&(from, to)| exists(from).and(exists(to)))?;
+        if self.features && graph.features.is_none() {
+            return Err(Error::Unsupported("the features of a model without a final norm".into()));
+        }
+        for sequence in &self.sequences {
+            let end = sequence.start + sequence.tokens.len();
+            limit("tokens in a sequence's blocks", end, sequence.block_table.len() * BLOCK_SIZE)?;
+            sequence.block_table.iter().try_for_each(|&block| exists(block))?;
             if let Some(token) = sequence.tokens.iter().find(|&&t| t as usize >= graph.vocab_size) {
                 return Err(Error::Text(format!(
                     "token {token} is outside the vocabulary of {}",
@@ -195,4 +208,6 @@ pub struct Output<'a> {
     pub logits: &'a [f32],
     /// For each hidden state of the graph, `[rows, hidden]`; empty unless asked for.
     pub hidden: &'a [Vec<f32>],
+    /// `[output rows, hidden]`, after the final norm; empty unless asked for.
+    pub features: &'a [f32],
 }

@@ -6,6 +6,7 @@
 //! KV cache. The plain back end is [`cpu`]. This crate names no other.
 
 pub mod backend;
+pub mod cache;
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
@@ -17,7 +18,6 @@ pub mod model;
 pub mod models;
 pub mod quant;
 pub mod sampling;
-pub mod session;
 pub mod tensor;
 pub mod text;
 

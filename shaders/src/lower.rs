@@ -52,6 +52,7 @@ pub(crate) fn lower(context: Context<'_>) -> Result<Plan> {
             slots: vec![],
             logits: 0,
             hidden: vec![],
+            features: None,
             pass_rows: 0,
             partial_bytes: 0,
         },
@@ -64,7 +65,7 @@ pub(crate) fn lower(context: Context<'_>) -> Result<Plan> {
 fn uses(graph: &Graph) -> Vec<usize> {
     let mut uses = vec![0; graph.values.len()];
     graph.nodes.iter().flat_map(|n| &n.inputs).for_each(|v| uses[v.0] += 1);
-    graph.hidden.iter().chain([&graph.logits]).for_each(|v| uses[v.0] += 2);
+    graph.taps().chain([graph.logits]).for_each(|v| uses[v.0] += 2);
     uses
 }
 
@@ -87,6 +88,7 @@ impl<'a> Lowering<'a> {
         }
         self.plan.logits = self.slot_of(graph.logits)?;
         self.plan.hidden = graph.hidden.iter().map(|&v| self.slot_of(v)).collect::<Result<_>>()?;
+        self.plan.features = graph.features.map(|v| self.slot_of(v)).transpose()?;
         Ok(())
     }
 

@@ -154,9 +154,10 @@ pub(crate) struct Plan {
     pub(crate) launches: Vec<Launch>,
     pub(crate) matrices: Vec<Matrix>,
     pub(crate) slots: Vec<Slot>,
-    /// The slot of the logits and of each hidden state.
+    /// The slots of the logits, of each hidden state, and of the features.
     pub(crate) logits: usize,
     pub(crate) hidden: Vec<usize>,
+    pub(crate) features: Option<usize>,
     /// Rows of an attention pass over several splits, and the bytes of its partial results.
     pub(crate) pass_rows: u32,
     pub(crate) partial_bytes: u64,
@@ -175,7 +176,7 @@ impl Plan {
                 }
             }
         }
-        self.hidden.iter().chain([&self.logits]).for_each(|&s| last_use[s] = usize::MAX);
+        self.hidden.iter().chain(&self.features).chain([&self.logits]).for_each(|&s| last_use[s] = usize::MAX);
         let mut buffers: Vec<Slot> = vec![];
         let mut buffer_of = vec![usize::MAX; self.slots.len()];
         let mut free: BTreeMap<usize, usize> = BTreeMap::new(); // buffer -> launch after which it is free

@@ -46,12 +46,18 @@ pub(crate) struct Program {
     angles_buffer: wgpu::Buffer,
     logits: ReadBack,
     hidden: Vec<ReadBack>,
+    features: Option<ReadBack>,
+    /// The cache's buffers with the bytes of a block in each.
+    kv: Vec<(wgpu::Buffer, u64)>,
+    /// One block on its way: a buffer cannot be copied to itself.
+    block: wgpu::Buffer,
     /// Grows to what hidden states need; logits alone fit from the start.
     staging: wgpu::Buffer,
     /// The staging buffer is being mapped: a step whose future was dropped leaves it so.
     staging_busy: bool,
     logits_out: Vec<f32>,
     hidden_out: Vec<Vec<f32>>,
+    features_out: Vec<f32>,
     stats: Stats,
 }
 
@@ -103,6 +109,13 @@ impl Program {
         };
         let logits = read_back(plan.logits)?;
         let hidden = plan.hidden.iter().map(|&s| read_back(s)).collect::<Result<Vec<_>>>()?;
+        let features = plan.features.map(read_back).transpose()?;
+        let block = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("cache block"),
+            size: buffers.kv.iter().map(|(_, bytes)| *bytes).max().unwrap_or(16),
+            usage: wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
         let staging = staging(&gpu.device, options.max_outputs * logits.stride * 4);
         let layout = StepLayout::new(&options);
         Ok(Self {
@@ -115,20 +128,36 @@ impl Program {
             angles_buffer: buffers.get(&Operand::Angles)?.clone(),
             logits_out: vec![],
             hidden_out: vec![vec![]; hidden.len()],
+            features_out: vec![],
             stats: buffers.stats,
             options,
             dispatches,
             logits,
             hidden,
+            features,
+            kv: buffers.kv,
+            block,
             staging,
             staging_busy: false,
         })
     }
 
-    /// Records the step's dispatches and copies; returns the commands and how many dispatches there are.
-    fn encode(&self, shape: StepShape, copies: &[(&ReadBack, usize)]) -> (wgpu::CommandBuffer, usize) {
+    /// Records the copies of cache blocks, the step's dispatches, and the copies of its results; returns the commands
+    /// and how many dispatches there are.
+    fn encode(
+        &self,
+        blocks: &[(u32, u32)],
+        shape: StepShape,
+        copies: &[(&ReadBack, usize)],
+    ) -> (wgpu::CommandBuffer, usize) {
         let mut encoder =
             self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
+        for (from, to) in blocks.iter().map(|&(from, to)| (u64::from(from), u64::from(to))) {
+            for (cache, bytes) in &self.kv {
+                encoder.copy_buffer_to_buffer(cache, from * bytes, &self.block, 0, *bytes);
+                encoder.copy_buffer_to_buffer(&self.block, 0, cache, to * bytes, *bytes);
+            }
+        }
         let mut count = 0;
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -143,20 +172,32 @@ impl Program {
         let mut at = 0;
         for (from, rows) in copies {
             let bytes = (rows * from.stride * 4) as u64;
+            if bytes == 0 {
+                continue;
+            }
             encoder.copy_buffer_to_buffer(&from.buffer, 0, &self.staging, at, bytes);
             at += bytes;
         }
         (encoder.finish(), count)
     }
 
-    /// Waits for the staged copies and spreads them over the output vectors.
-    async fn read_back(&mut self, rows: usize, outputs: usize, hidden: bool) -> Result<Output<'_>> {
-        let mut wanted = vec![outputs * self.logits.stride];
-        if hidden {
-            wanted.extend(self.hidden.iter().map(|h| rows * h.stride));
-        }
-        let bytes = wanted.iter().sum::<usize>() as u64 * 4;
+    /// What a step copies back, in order: logits, features, hidden states, each with its number of rows.
+    fn copies(&self, batch: &Batch) -> Vec<(&ReadBack, usize)> {
+        let (rows, outputs) = (batch.rows(), batch.outputs());
+        let features = self.features.iter().filter(|_| batch.features).map(|f| (f, outputs));
+        let hidden = self.hidden.iter().filter(|_| batch.hidden).map(|h| (h, rows));
+        [(&self.logits, outputs)].into_iter().chain(features).chain(hidden).collect()
+    }
+
+    /// Waits for the staged copies (rows of each: see [`Program::copies`]) and spreads them over the output vectors.
+    async fn read_back(&mut self, outputs: usize, features: usize, hidden: usize) -> Result<Output<'_>> {
+        let of = |shape: &ReadBack, rows: usize| rows * shape.stride;
+        let wanted_logits = of(&self.logits, outputs);
+        let wanted_features = self.features.as_ref().map_or(0, |f| of(f, features));
+        let wanted_hidden: usize = self.hidden.iter().map(|h| of(h, hidden)).sum();
+        let bytes = (wanted_logits + wanted_features + wanted_hidden) as u64 * 4;
         self.logits_out.clear();
+        self.features_out.clear();
         self.hidden_out.iter_mut().for_each(Vec::clear);
         if bytes > 0 {
             self.staging_busy = true;
@@ -177,10 +218,14 @@ impl Program {
                     .get_mapped_range(..bytes)
                     .map_err(|e| Error::Device(format!("reading a step's results: {e}")))?;
                 let floats: &[f32] = bytemuck::cast_slice(&view);
-                let (logits, mut rest) = floats.split_at(wanted[0]);
+                let (logits, rest) = floats.split_at(wanted_logits);
                 copy_rows(logits, &self.logits, &mut self.logits_out);
-                for ((from, to), count) in self.hidden.iter().zip(&mut self.hidden_out).zip(&wanted[1..]) {
-                    let (rows, more) = rest.split_at(*count);
+                let (tapped, mut rest) = rest.split_at(wanted_features);
+                if let Some(shape) = &self.features {
+                    copy_rows(tapped, shape, &mut self.features_out);
+                }
+                for (from, to) in self.hidden.iter().zip(&mut self.hidden_out) {
+                    let (rows, more) = rest.split_at(of(from, hidden));
                     copy_rows(rows, from, to);
                     rest = more;
                 }
@@ -189,7 +234,7 @@ impl Program {
             self.staging_busy = false;
         }
         self.health.check()?;
-        Ok(Output { logits: &self.logits_out, hidden: &self.hidden_out })
+        Ok(Output { logits: &self.logits_out, hidden: &self.hidden_out, features: &self.features_out })
     }
 }
 
@@ -212,29 +257,19 @@ impl Executable for Program {
         batch.check(&self.graph, &self.options)?;
         self.health.check()?;
         let (shape, words) = self.step.fill(batch);
-        let (rows, outputs, hidden) = (shape.rows as usize, shape.outputs as usize, batch.hidden);
-        let mut staged = outputs * self.logits.stride;
-        if hidden {
-            staged += self.hidden.iter().map(|h| rows * h.stride).sum::<usize>();
-        }
-        if self.staging_busy || staged as u64 * 4 > self.staging.size() {
-            let bytes = (staged * 4).max(self.staging.size() as usize);
-            self.staging = staging(&self.device, bytes);
+        let (rows, outputs) = (batch.rows(), batch.outputs());
+        let staged: usize = self.copies(batch).iter().map(|(shape, rows)| shape.stride * rows * 4).sum();
+        if self.staging_busy || staged as u64 > self.staging.size() {
+            self.staging = staging(&self.device, staged.max(self.staging.size() as usize));
             self.staging_busy = false;
         }
         self.queue.write_buffer(&self.step_buffer, 0, bytemuck::cast_slice(&self.step.words[..words]));
         self.queue.write_buffer(&self.angles_buffer, 0, bytemuck::cast_slice(&self.step.angles));
-        let mut copies = vec![];
-        if outputs > 0 {
-            copies.push((&self.logits, outputs));
-        }
-        if hidden && rows > 0 {
-            copies.extend(self.hidden.iter().map(|h| (h, rows)));
-        }
-        let (commands, dispatches) = self.encode(shape, &copies);
+        let (commands, dispatches) = self.encode(&batch.copies, shape, &self.copies(batch));
         self.stats.dispatches = dispatches;
         self.queue.submit([commands]);
-        Ok(Box::pin(self.read_back(rows, outputs, hidden)))
+        let (features, hidden) = (outputs * usize::from(batch.features), rows * usize::from(batch.hidden));
+        Ok(Box::pin(self.read_back(outputs, features, hidden)))
     }
 
     fn stats(&self) -> Stats {
@@ -269,13 +304,15 @@ fn with_pipelines(
 /// All buffers of a program by operand.
 struct Buffers {
     fixed: BTreeMap<Operand, wgpu::Buffer>,
+    /// The cache, with the bytes of a block.
+    kv: Vec<(wgpu::Buffer, u64)>,
     stats: Stats,
 }
 
 impl Buffers {
     fn new(gpu: &Wgpu, graph: &Graph, plan: &Plan, options: CompileOptions) -> Result<Self> {
         let uploader = Uploader::new(&gpu.device, &gpu.queue);
-        let mut buffers = Self { fixed: BTreeMap::new(), stats: Stats::default() };
+        let mut buffers = Self { fixed: BTreeMap::new(), kv: vec![], stats: Stats::default() };
         let limit = |what: &str, bytes: u64| {
             if bytes > gpu.max_binding {
                 let message = format!(
@@ -293,11 +330,20 @@ impl Buffers {
         buffers.scratch(Operand::Angles, uploader.buffer("angles", angles));
         buffers.scratch(Operand::Partials, uploader.buffer("partial attention", plan.partial_bytes));
         for (layer, width) in graph.kv_widths.iter().enumerate() {
-            let bytes = (options.kv_blocks * BLOCK_SIZE * width * options.kv_dtype.bytes()) as u64;
+            let block_bytes = (BLOCK_SIZE * width * options.kv_dtype.bytes()) as u64;
+            let bytes = options.kv_blocks as u64 * block_bytes;
             limit("the KV cache of a layer", bytes)?;
             for operand in [Operand::Keys(layer), Operand::CachedValues(layer)] {
-                let buffer = uploader.buffer("kv cache", bytes);
+                let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("kv cache"),
+                    size: bytes.max(16),
+                    usage: wgpu::BufferUsages::STORAGE
+                        | wgpu::BufferUsages::COPY_SRC
+                        | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                });
                 buffers.stats.kv_bytes += buffer.size();
+                buffers.kv.push((buffer.clone(), block_bytes));
                 buffers.fixed.insert(operand, buffer);
             }
         }

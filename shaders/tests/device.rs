@@ -16,7 +16,7 @@ fn open(options: DeviceOptions) -> Wgpu {
 
 fn batch() -> Batch {
     let rows = Rows { tokens: vec![1, 2, 3], start: 0, block_table: vec![0], outputs: vec![2] };
-    Batch { sequences: vec![rows], hidden: false }
+    Batch { sequences: vec![rows], ..Batch::default() }
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn time(
     let mut batch = |rows: usize| {
         let mut rows = sequence.extend(&tokens(&mut rng(2), rows));
         rows.outputs = vec![rows.tokens.len() - 1];
-        Batch { sequences: vec![rows], hidden: false }
+        Batch { sequences: vec![rows], ..Batch::default() }
     };
     step(&mut *executable, &batch(CONTEXT));
     let batch = batch(rows);

@@ -43,7 +43,7 @@ fn check(folder: &str, hidden_states: usize) {
             for (p, prompt) in golden.prompts.iter().enumerate() {
                 let label = format!("{}, KV {kv:?}, prompt {p}", backend.name());
                 let mut sequence = Sequence::new((0..16).collect());
-                let batch = Batch { sequences: vec![sequence.extend(prompt)], hidden: true };
+                let batch = Batch { sequences: vec![sequence.extend(prompt)], hidden: true, ..Batch::default() };
                 let mut found = step(&mut *executable, &batch);
                 assert_near(&tensors, &format!("logits.{p}"), &found[0], limit, &label);
                 for (layer, hidden) in found[1..].iter().enumerate() {
@@ -62,7 +62,7 @@ fn check(folder: &str, hidden_states: usize) {
                         "{label}: token {i} is {chosen}, not {token}"
                     );
                     // After a near tie the oracle's choice stands, so that the rest can be compared.
-                    let batch = Batch { sequences: vec![sequence.extend(&[token])], hidden: false };
+                    let batch = Batch { sequences: vec![sequence.extend(&[token])], ..Batch::default() };
                     found = step(&mut *executable, &batch);
                 }
             }

@@ -110,7 +110,7 @@ fn logits(executable: &mut dyn Executable, tokens: &[u32], chunks: &[usize]) -> 
     for &chunk in chunks.iter().cycle() {
         let (now, later) = rest.split_at(chunk.min(rest.len()));
         rest = later;
-        let batch = Batch { sequences: vec![sequence.extend(now)], hidden: false };
+        let batch = Batch { sequences: vec![sequence.extend(now)], ..Batch::default() };
         logits.extend(step(executable, &batch).swap_remove(0));
         if rest.is_empty() {
             break;

@@ -48,7 +48,7 @@ fn continuations(
         while tokens.len() < NEW_TOKENS {
             let mut rows = sequence.extend(&next);
             rows.outputs = vec![next.len() - 1];
-            let batch = Batch { sequences: vec![rows], hidden: false };
+            let batch = Batch { sequences: vec![rows], ..Batch::default() };
             let found = step(&mut *executable, &batch).swap_remove(0);
             next = vec![argmax(&found) as u32];
             tokens.push(next[0]);

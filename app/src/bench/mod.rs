@@ -148,7 +148,7 @@ impl Run<'_> {
     fn step(&mut self, tokens: &[u32], start: usize) -> Result<u32> {
         let block_table = (0..self.blocks).collect();
         let rows = Rows { tokens: tokens.to_vec(), start, block_table, outputs: vec![tokens.len() - 1] };
-        let batch = Batch { sequences: vec![rows], hidden: false };
+        let batch = Batch { sequences: vec![rows], ..Batch::default() };
         let output = pollster::block_on(self.executable.step(&batch)?)?;
         let best = output.logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
         best.map(|(i, _)| i as u32).context("a step without logits")

@@ -45,6 +45,14 @@ impl KvCache {
         }
     }
 
+    /// Copies keys and values of block `from` to block `to`.
+    pub(super) fn copy_block(&mut self, from: u32, to: u32) {
+        let elements = BLOCK_SIZE * self.width;
+        for cache in [&mut self.k, &mut self.v] {
+            cache.copy(from as usize * elements, to as usize * elements, elements);
+        }
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.k.bytes() + self.v.bytes()
     }
@@ -70,6 +78,13 @@ impl Elements {
             Self::F16(to) => {
                 to[at..].iter_mut().zip(row).for_each(|(to, &x)| *to = f16::from_f32(x).to_bits());
             }
+        }
+    }
+
+    fn copy(&mut self, from: usize, to: usize, count: usize) {
+        match self {
+            Self::F32(elements) => elements.copy_within(from..from + count, to),
+            Self::F16(elements) => elements.copy_within(from..from + count, to),
         }
     }
 

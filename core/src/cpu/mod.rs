@@ -69,6 +69,7 @@ struct CpuExecutable {
     /// Buffers of dead values, for the next ones.
     free: Vec<Vec<f32>>,
     hidden: Vec<Vec<f32>>,
+    features: Vec<f32>,
     rows: StepRows,
     scratch: Scratch,
 }
@@ -104,6 +105,7 @@ impl CpuExecutable {
             dead_after: dead_after(graph),
             free: vec![],
             hidden: vec![vec![]; graph.hidden.len()],
+            features: vec![],
             rows: StepRows::default(),
             scratch: Scratch::default(),
             graph: graph.clone(),
@@ -113,6 +115,9 @@ impl CpuExecutable {
     fn run(&mut self, batch: &Batch) -> Result<()> {
         batch.check(&self.graph, &self.options)?;
         self.rows.set(batch, &self.graph.inv_freq);
+        for cache in &mut self.kv {
+            batch.copies.iter().for_each(|&(from, to)| cache.copy_block(from, to));
+        }
         for index in 0..self.graph.nodes.len() {
             let Some(output) = self.graph.nodes[index].output else {
                 self.append(index, batch);
@@ -133,6 +138,9 @@ impl CpuExecutable {
                 {
                     hidden.clone_from(&out);
                 }
+            }
+            if batch.features && self.graph.features == Some(output) {
+                self.features.clone_from(&out);
             }
             // The logits of the last step are still here.
             self.free.push(std::mem::replace(&mut self.values[output.0], out));
@@ -188,7 +196,8 @@ impl Executable for CpuExecutable {
     fn step<'a>(&'a mut self, batch: &Batch) -> Result<LocalFuture<'a, Result<Output<'a>>>> {
         self.run(batch)?;
         let hidden = if batch.hidden { self.hidden.as_slice() } else { &[] };
-        let output = Output { logits: &self.values[self.graph.logits.0], hidden };
+        let features = if batch.features { self.features.as_slice() } else { &[] };
+        let output = Output { logits: &self.values[self.graph.logits.0], hidden, features };
         Ok(Box::pin(ready(Ok(output))))
     }
 

@@ -91,8 +91,10 @@ pub struct PromptLogprobs {
 pub enum Event {
     /// The whole prompt is computed. Comes once, before any token.
     Prompt {
-        /// Tokens of the prompt that the prefix cache held.
-        cached_tokens: usize,
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Of these, how many the prefix cache held.
+        cached: usize,
         /// Scores of the prompt's tokens from [`PromptLogprobs::from`] on (a missing one for the first of all).
         logprobs: Vec<Option<TokenLogprob>>,
     },

@@ -20,6 +20,7 @@ impl Builder {
             inv_freq,
             kv_widths: vec![],
             hidden: vec![],
+            features: None,
             logits: ValueId(0),
             vocab_size,
         };
@@ -128,6 +129,11 @@ impl Builder {
     /// Records `x` as the hidden state after the embedding or after a layer.
     pub fn hidden(&mut self, x: ValueId) {
         self.graph.hidden.push(x);
+    }
+
+    /// Records `x` as what the output head reads.
+    pub fn features(&mut self, x: ValueId) {
+        self.graph.features = Some(x);
     }
 
     /// Keeps the rows whose logits are wanted.

@@ -210,6 +210,9 @@ pub struct Graph {
     pub kv_widths: Vec<usize>,
     /// `hidden[0]` after the embedding, `hidden[n]` after layer `n - 1` (before the final norm).
     pub hidden: Vec<ValueId>,
+    /// `[output rows, hidden]`: what the output head reads, after the final norm (`last_hidden_state` in Hugging Face
+    /// transformers). None in graphs without one.
+    pub features: Option<ValueId>,
     /// `[output rows, vocab]`.
     pub logits: ValueId,
     /// Number of token ids: ids at or above it are refused.
@@ -220,6 +223,10 @@ impl Graph {
     /// The value `id`.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0]
+    }
+    /// The values that a step can return besides the logits.
+    pub fn taps(&self) -> impl Iterator<Item = ValueId> {
+        self.hidden.iter().copied().chain(self.features)
     }
     /// The weight `id`.
     pub fn weight(&self, id: WeightId) -> &WeightDecl {

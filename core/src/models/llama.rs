@@ -42,6 +42,7 @@ pub(super) fn graph(c: &LlamaConfig) -> Graph {
     let x = b.gather_rows(x);
     let norm = b.weight("model.norm.weight", &[c.hidden_size]);
     let x = b.rms_norm(x, norm, c.rms_norm_eps, "norm");
+    b.features(x);
     let head = if c.tie_word_embeddings {
         embed
     } else {
