@@ -29,8 +29,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let mut client = match (&server, &load.url) {
         (Some(server), _) => Client::new(&server.url, None, None)?,
         (None, url) => {
-            let key = load.api_key.clone().or_else(|| std::env::var("OPENAI_API_KEY").ok());
-            Client::new(url.as_deref().unwrap_or_default(), key.as_deref(), args.model.as_deref())?
+            let url = url.as_deref().unwrap_or_default();
+            Client::new(url, load.api_key.as_deref(), args.model.as_deref())?
         }
     };
     (client.endpoint, client.strict) = (load.endpoint, load.strict);

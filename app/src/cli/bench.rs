@@ -47,8 +47,8 @@ pub(crate) struct LoadArgs {
     /// Any OpenAI endpoint, as http://host:port [default: a server of MODEL, started for this run].
     #[arg(long, requires = "serve", conflicts_with_all = ["backend", "adapter", "kv", "serve_args"])]
     pub(crate) url: Option<String>,
-    /// Its key [default: the environment's OPENAI_API_KEY].
-    #[arg(long, requires = "url")]
+    /// The endpoint's key.
+    #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
     /// What requests are sent to.
     #[arg(long, requires = "serve", value_enum, default_value_t)]
