@@ -72,7 +72,11 @@ pub(super) async fn create(State(app): State<App>, Input(value): Input) -> Resul
     let fields: EmbeddingRequest = parse(&value)?;
     drop(value);
     app.check_model(fields.model.as_deref())?;
-    let hidden = app.model.graph.hidden_size;
+    let graph = &app.model.graph;
+    let Some(features) = graph.features else {
+        return Err(ApiError::bad_request(format!("{} has no hidden state to embed with", app.model_name())));
+    };
+    let hidden = graph.value(features).width;
     let dimensions = match fields.dimensions {
         None => hidden,
         Some(n) => usize::try_from(n).ok().filter(|n| (1..=hidden).contains(n)).ok_or_else(|| {
@@ -80,9 +84,8 @@ pub(super) async fn create(State(app): State<App>, Input(value): Input) -> Resul
         })?,
     };
     let encoding = fields.encoding_format.unwrap_or_default();
-    let prompts = app.blocking(move |app| fields.input.tokenize(app, "input", true)).await?;
+    let prompts = app.blocking(move |app| fields.input.tokenize(app, "input", true, 0)).await?;
     let mut usage = Usage::default();
-    prompts.iter().for_each(|prompt| usage.prompt(prompt.tokens.len()));
     let count = prompts.len();
     let requests = prompts.into_iter().map(|p| Request { prompt: p.tokens, task: Task::Embed }).collect();
     let mut events = app.submit(requests)?;
@@ -91,9 +94,7 @@ pub(super) async fn create(State(app): State<App>, Input(value): Input) -> Resul
     while open > 0 {
         match events.next().await? {
             (index, Event::Features(values)) => features[index] = Some(values),
-            (_, Event::Prompt { cached_tokens, .. }) => {
-                usage.prompt_tokens_details.cached_tokens += cached_tokens;
-            }
+            (_, Event::Prompt { tokens, cached, .. }) => usage.prompt(tokens, cached),
             (_, Event::Done) => open -= 1,
             _ => {}
         }

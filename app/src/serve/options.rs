@@ -10,7 +10,7 @@ use tread_core::engine::EngineOptions;
 use tread_core::model::Model;
 
 use crate::cli::ServeArgs;
-use crate::engine::DEFAULT_CONTEXT;
+use crate::engine::{DEFAULT_CONTEXT, context_length};
 
 /// Memory the KV cache takes unless told otherwise.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
@@ -93,9 +93,7 @@ impl ServerOptions {
         if !args.served_model_name.is_empty() {
             options.model_names.clone_from(&args.served_model_name);
         }
-        if let Some(context) = args.device.context {
-            options.context_length = context as usize;
-        }
+        options.context_length = context_length(model, &args.device)?;
         options.kv_tokens = args.kv_tokens.map_or_else(|| options.default_kv_tokens(model), |n| n as usize);
         options.check(model)?;
         Ok(options)

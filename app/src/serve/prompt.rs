@@ -32,12 +32,13 @@ pub(super) struct Prompt {
 }
 
 impl TextInput {
-    /// The prompts, each of which fits the context. `param` is where they stand in the request.
+    /// The prompts, each of which fits the context with `room` more tokens. `param` is where they stand in the request.
     pub(super) fn tokenize(
         self,
         app: &App,
         param: &str,
         add_special_tokens: bool,
+        room: usize,
     ) -> Result<Vec<Prompt>, ApiError> {
         let text = |text: String| -> Result<Prompt, ApiError> {
             let tokens = app.model.tokenizer()?.encode(&text, add_special_tokens)?;
@@ -53,23 +54,23 @@ impl TextInput {
         if prompts.is_empty() {
             return Err(ApiError::param(param, format!("`{param}` is an empty list: send at least one prompt")));
         }
-        prompts.iter().try_for_each(|prompt| check(app, param, &prompt.tokens))?;
+        prompts.iter().try_for_each(|prompt| check(app, param, &prompt.tokens, room))?;
         Ok(prompts)
     }
 }
 
-/// Refuses prompts that cannot be computed.
-pub(super) fn check(app: &App, param: &str, tokens: &[u32]) -> Result<(), ApiError> {
+/// Refuses prompts that cannot be computed, or that leave no room for an answer.
+pub(super) fn check(app: &App, param: &str, tokens: &[u32], room: usize) -> Result<(), ApiError> {
     let (length, context) = (tokens.len(), app.options.context_length);
     if length == 0 {
         return Err(ApiError::param(param, format!("`{param}` has no tokens; send at least one")));
     }
-    if length > context {
-        return Err(ApiError::param(
-            param,
-            format!("the prompt has {length} tokens, but the context of this server holds {context}: shorten it"),
-        )
-        .code("context_length_exceeded"));
+    if length + room > context {
+        let message = format!(
+            "the prompt has {length} tokens, but the context of this server holds {context}{}: shorten it",
+            if room > 0 { " with the answer" } else { "" }
+        );
+        return Err(ApiError::param(param, message).code("context_length_exceeded"));
     }
     tokens.iter().try_for_each(|&token| app.check_token(param, token))
 }

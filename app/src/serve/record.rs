@@ -41,8 +41,8 @@ impl Record {
 
     pub(super) fn observe(&mut self, event: &Event, metrics: &Metrics) {
         match event {
-            Event::Prompt { cached_tokens, .. } => {
-                self.cached_tokens = *cached_tokens;
+            Event::Prompt { cached, .. } => {
+                self.cached_tokens = *cached;
                 metrics.live.prompt_tokens.increment(self.prompt_tokens as u64);
                 metrics.live.request_prompt_tokens.record(self.prompt_tokens as f64);
             }

@@ -24,10 +24,11 @@ pub(super) struct PromptTokensDetails {
 }
 
 impl Usage {
-    /// Counts a prompt.
-    pub(super) fn prompt(&mut self, tokens: usize) {
+    /// Counts a prompt, of which the cache held a part.
+    pub(super) fn prompt(&mut self, tokens: usize, cached: usize) {
         self.prompt_tokens += tokens;
         self.total_tokens += tokens;
+        self.prompt_tokens_details.cached_tokens += cached;
     }
 
     /// Counts a token of an answer.
