@@ -22,8 +22,8 @@ use super::record::Record;
 /// Opens the device; called again after it was lost.
 pub type OpenDevice = Box<dyn FnMut() -> anyhow::Result<Box<dyn Backend>> + Send>;
 
-/// Pauses before each attempt to open a lost device.
-const PAUSES: [Duration; 6] = [0, 1, 2, 4, 8, 16].map(Duration::from_secs);
+/// Seconds before each attempt to open a lost device.
+const PAUSES: [u64; 6] = [0, 1, 2, 4, 8, 16];
 /// Devices lost in a row without a step between, after which another one will not help.
 const MOST_LOSSES: usize = 3;
 
@@ -370,7 +370,7 @@ impl Worker {
         self.status.send_replace(Status::Rebuilding);
         let mut last = cause.to_string();
         for pause in PAUSES {
-            self.wait(pause);
+            self.wait(Duration::from_secs(pause));
             if self.stopping {
                 return Ok(());
             }

@@ -77,8 +77,8 @@ impl CompletionLogprobs {
         self.tokens.push(name(token));
         self.token_logprobs.push(score.map(|score| score.logprob.max(LEAST)));
         self.top_logprobs.push(score.map(|score| {
-            let top = score.top.iter().take(top).chain([&(score.token, score.logprob)]);
-            top.map(|&(id, logprob)| (name(id), logprob.max(LEAST))).collect()
+            let top = score.top.iter().copied().take(top).chain([(score.token, score.logprob)]);
+            top.map(|(id, logprob)| (name(id), logprob.max(LEAST))).collect()
         }));
         self.text_offset.push(offset);
         // Half a character counts with its other half.

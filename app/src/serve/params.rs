@@ -20,7 +20,6 @@ pub(super) const MOST_LOGPROBS: usize = 20;
 /// How an answer is generated: OpenAI's fields, and below them those of vLLM and llama.cpp. What is left out is as the
 /// model suggests.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default)]
 pub(super) struct SamplingFields {
     /// Most tokens of the answer [default: until the context is full].
     pub(super) max_tokens: Option<u64>,
@@ -104,7 +103,6 @@ pub(super) enum OneOrMany {
 
 /// What else a stream brings.
 #[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
-#[serde(default)]
 pub(super) struct StreamOptions {
     /// A last piece with the numbers of tokens.
     include_usage: Option<bool>,
@@ -135,7 +133,6 @@ struct NamedSchema {
 
 /// vLLM's newer way to ask for structure: one of these.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
-#[serde(default)]
 struct StructuredOutputs {
     /// JSON that this JSON Schema describes.
     #[schema(value_type = Option<Object>)]

@@ -1,6 +1,6 @@
 //! The server's log.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer as _};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -10,9 +10,9 @@ use crate::cli::LogFormat;
 pub(super) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let (text, json) = match format {
-        LogFormat::Text => (Some(lines), None),
-        LogFormat::Json => (None, Some(lines.json().flatten_event(true))),
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(text).with(json).init();
+    tracing_subscriber::registry().with(filter).with(lines).init();
 }

@@ -103,12 +103,12 @@ fn parse_arguments(call: &mut Value) -> Result<(), String> {
 
 /// The text of content that comes in parts, a line each as in vLLM.
 fn texts(param: &str, parts: &[Value]) -> Result<String, ApiError> {
-    let text = |(n, part): (usize, &Value)| {
+    let text = |(n, part): (usize, &Value)| -> Result<String, ApiError> {
         let param = format!("{param}[{n}]");
         match part.get("type").and_then(Value::as_str) {
             Some("text" | "input_text" | "output_text" | "refusal") => {
                 let text = part.get("text").or_else(|| part.get("refusal")).and_then(Value::as_str);
-                text.ok_or_else(|| ApiError::param(param.clone(), format!("`{param}` has no text")))
+                text.map(str::to_owned).ok_or_else(|| ApiError::param(param.clone(), format!("`{param}` has no text")))
             }
             Some(other) => Err(ApiError::param(
                 param,
