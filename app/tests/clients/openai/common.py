@@ -12,10 +12,8 @@ MODEL = client.models.list().data[0].id
 
 def chat(content, **options):
     """One answer to one message."""
-    options = {"temperature": 0, "max_tokens": 24} | options
-    return client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": content}], **options
-    )
+    options = {"model": MODEL, "temperature": 0, "max_tokens": 24} | options
+    return client.chat.completions.create(messages=[{"role": "user", "content": content}], **options)
 
 
 def complete(prompt, **options):
