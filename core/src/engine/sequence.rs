@@ -116,7 +116,7 @@ impl Sequence {
 }
 
 /// How a sequence is continued, and how far its text is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Continuation {
     pub(super) generate: Arc<Generate>,
     pub(super) choice: usize,
