@@ -67,6 +67,12 @@ impl Sequence {
         }
     }
 
+    /// Gives up what is computed, and the blocks it is in.
+    pub(super) fn give_back(&mut self) -> BlockTable {
+        self.computed = 0;
+        std::mem::take(&mut self.table)
+    }
+
     /// Tokens still to be computed.
     pub(super) fn pending(&self) -> usize {
         self.tokens.len() - self.computed
