@@ -6,7 +6,7 @@ use std::time::Duration;
 use web_time::Instant;
 
 use crate::backend::{BLOCK_SIZE, Batch, Executable, Rows};
-use crate::sampling::Sampler;
+use crate::sampling::{Allowed, History, Sampler};
 use crate::{Error, Result};
 
 /// Why a generation ended.
@@ -119,7 +119,11 @@ impl Session {
                 break Finish::ContextFull;
             }
             let logits = self.extend(&sequence).await?;
-            let token = match sampler.sample(logits, &sequence) {
+            let token = match sampler.sample(
+                logits,
+                History { tokens: &sequence, prompt: prompt.len() },
+                Allowed::default(),
+            ) {
                 Ok(token) => token,
                 Err(error) => {
                     // Whatever made the logits unusable may be in the cache as well.
