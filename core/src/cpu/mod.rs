@@ -113,6 +113,8 @@ impl CpuExecutable {
     fn run(&mut self, batch: &Batch) -> Result<()> {
         batch.check(&self.graph, &self.options)?;
         self.rows.set(batch, &self.graph.inv_freq);
+        // Of the last step, only the logits are still alive.
+        self.free.push(std::mem::take(&mut self.values[self.graph.logits.0]));
         for index in 0..self.graph.nodes.len() {
             let Some(output) = self.graph.nodes[index].output else {
                 self.append(index, batch);
@@ -134,8 +136,7 @@ impl CpuExecutable {
                     hidden.clone_from(&out);
                 }
             }
-            // The logits of the last step are still here.
-            self.free.push(std::mem::replace(&mut self.values[output.0], out));
+            self.values[output.0] = out;
             for dead in &self.dead_after[index] {
                 self.free.push(std::mem::take(&mut self.values[dead.0]));
             }
