@@ -237,3 +237,18 @@ fn features_are_the_normed_hidden_state() {
         }
     }
 }
+
+#[test]
+fn steps_like_earlier_ones_take_no_more_memory() {
+    everywhere(|executable, label| {
+        let tokens = tokens(4, 20);
+        let mut after = |turns: usize| {
+            (0..turns).for_each(|_| drop(logits(executable, &tokens, &[17, 1])));
+            executable.stats().scratch_bytes
+        };
+        // Buffers go from one value to another, so it takes some steps until each has had its largest.
+        let settled = after(10);
+        assert!(settled > 0, "{label}");
+        assert_eq!(after(10), settled, "{label}");
+    });
+}
