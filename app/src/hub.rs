@@ -83,7 +83,7 @@ struct Remote<'a> {
 
 impl Remote<'_> {
     fn fetch(&self) -> Result<PathBuf> {
-        let info = self.repo.info().map_err(|e| explain(e, self.id.repo, None))?;
+        let info = self.repo.info().map_err(|e| explain(&e, self.id.repo, None))?;
         let names: Vec<&str> = info.siblings.iter().map(|s| s.rfilename.as_str()).collect();
         if let Some(file) = self.id.file {
             if !names.contains(&file) {
@@ -126,7 +126,7 @@ impl Remote<'_> {
         write_marker(&marker).with_context(|| format!("writing {}", marker.display()))?;
         let path = match self.cache.0.get(name) {
             Some(path) => path,
-            None => self.resume(name).map_err(|e| explain(e, self.id.repo, Some(name)))?,
+            None => self.resume(name).map_err(|e| explain(&e, self.id.repo, Some(name)))?,
         };
         verify(&path, name)?;
         std::fs::remove_file(&marker).with_context(|| format!("removing {}", marker.display()))?;
@@ -285,11 +285,11 @@ fn is_final(status: u16) -> bool {
 }
 
 /// What a failed request means and what to do.
-fn explain(error: ApiError, repo: &str, file: Option<&str>) -> anyhow::Error {
+fn explain(error: &ApiError, repo: &str, file: Option<&str>) -> anyhow::Error {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
     let what = file.map_or_else(|| repo.to_owned(), |file| format!("{file} of {repo}"));
     // The hub answers 401 for what does not exist as well as for what is private.
-    let hint = match status(&error) {
+    let hint = match status(error) {
         Some(404) => format!("{endpoint} knows no model {what}"),
         Some(401 | 403) => format!(
             "{endpoint} does not give {what} to everybody, or it does not exist: check the name, accept the model's licence there, and set HF_TOKEN"
@@ -298,7 +298,8 @@ fn explain(error: ApiError, repo: &str, file: Option<&str>) -> anyhow::Error {
             "{what} cannot be had from {endpoint}; without the hub, give a local file or folder: tread chat ./model.gguf"
         ),
     };
-    anyhow::Error::new(error).context(hint)
+    // Not as its source: the errors of hf-hub and ureq repeat theirs.
+    anyhow!("{hint} ({error})")
 }
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         }
     };
     let mut engine = Engine::new(model, &args.device)?;
-    let generate = Generate { ignore_eos: args.ignore_eos, ..answer::generate(&engine.model, &args.sampling) };
+    let generate =
+        Generate { ignore_eos: args.ignore_eos, ..answer::generate(&engine.model, &args.sampling) };
     let generation = if args.tokens_out {
         print_ids(&mut engine, tokens, generate)?
     } else {

@@ -171,6 +171,49 @@ fn byte_fallback() -> Tokenizer {
 }
 
 #[test]
+fn tokens_have_bytes() {
+    let tokenizer = nano();
+    for text in ["naïve — 日本語 👩‍👩‍👧 \u{FFFD}\n", "<|EOT|><think>x"] {
+        let ids = tokenizer.encode(text, false).unwrap();
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.token_bytes(id).unwrap()).collect();
+        assert_eq!(String::from_utf8(bytes).unwrap(), text);
+    }
+    let every: Vec<_> = (0..256).map(|id| from_gguf(gguf("gpt-2")).token_bytes(id).unwrap()).collect();
+    let sorted: std::collections::BTreeSet<_> = every.iter().cloned().collect();
+    assert_eq!(sorted, (0..=255).map(|byte| vec![byte]).collect());
+    assert_eq!(every[256 - 68], vec![0], "U+0100 is byte 0");
+    // SentencePiece's: words begin with a mark, bytes are tokens.
+    let tokenizer = byte_fallback();
+    for (id, bytes) in [(2, &b" a"[..]), (3, b"b"), (4, "日".as_bytes()), (5, b"<s>"), (6 + 0xE6, &[0xE6])] {
+        assert_eq!(tokenizer.token_bytes(id).as_deref(), Some(bytes), "{id}");
+    }
+    assert_eq!(tokenizer.token_bytes(4_000_000), None);
+    let decoders = [
+        (r#"{"type":"Metaspace","replacement":"_","prepend_scheme":"always","split":true}"#, "_a", " a"),
+        (r##"{"type":"WordPiece","prefix":"##","cleanup":false}"##, "##a", "a"),
+        (r##"{"type":"WordPiece","prefix":"##","cleanup":false}"##, "a", " a"),
+        (r#"{"type":"BPEDecoder","suffix":"</w>"}"#, "a</w>", "a "),
+        ("null", "a", "a"),
+    ];
+    for (decoder, token, text) in decoders {
+        let file = format!(
+            r#"{{"version":"1.0","added_tokens":[],"decoder":{decoder},"model":{{"type":"WordLevel","vocab":{{"{token}":0}},"unk_token":"a"}}}}"#
+        );
+        let tokenizer = Tokenizer::from_file(&TokenizerFile::Json(file.into_bytes())).unwrap();
+        assert_eq!(tokenizer.token_bytes(0).unwrap(), text.as_bytes(), "{decoder}");
+    }
+}
+
+#[test]
+fn tokens_that_contain_a_text() {
+    let tokenizer = from_gguf(gguf("gpt-2"));
+    let spelt = |ids: Vec<u32>| ids.iter().map(|&id| tokenizer.decode(&[id], false).unwrap()).collect::<Vec<_>>();
+    assert_eq!(spelt(tokenizer.tokens_containing(&["S", "g>"])), ["S", "'S", "<tag>"]);
+    assert_eq!(spelt(tokenizer.tokens_containing(&["\n"])), ["\n"]);
+    assert_eq!(spelt(tokenizer.tokens_containing(&["end", ""])), Vec::<String>::new());
+}
+
+#[test]
 fn no_half_character_is_shown() {
     let tokenizer = nano();
     for text in ["naïve — 日本語 👩‍👩‍👧 \u{FFFD} 🇩🇪!", "\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}x"]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tread_core::backend::{Backend, CompileOptions, Executable, LocalFuture};
+use tread_core::backend::{BLOCK_SIZE, Backend, CompileOptions, Executable, LocalFuture};
 use tread_core::graph::Graph;
 use tread_core::tensor::Tensor;
 use tread_core::{Error, Result};
@@ -318,9 +318,15 @@ impl Backend for Wgpu {
             let program = Program::new(self, graph, weights, options, progress);
             let (invalid, full) = (validation.pop().await, memory.pop().await);
             if full.is_some() {
+                let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+                let cache =
+                    graph.kv_bytes_per_token(options.kv_dtype.bytes()) * options.kv_blocks * BLOCK_SIZE;
                 let message = format!(
-                    "{} is out of memory: use a smaller model, a shorter --context or --kv f16",
-                    self.name
+                    "{} is out of memory: the weights need {} and the KV cache {}; use a smaller model, a shorter \
+                     --context or --kv f16",
+                    self.name,
+                    gib(weights.iter().map(Tensor::bytes).sum()),
+                    gib(cache as u64)
                 );
                 return Err(Error::Capacity(message));
             }

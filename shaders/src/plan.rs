@@ -176,7 +176,11 @@ impl Plan {
                 }
             }
         }
-        self.hidden.iter().chain(&self.features).chain([&self.logits]).for_each(|&s| last_use[s] = usize::MAX);
+        self.hidden
+            .iter()
+            .chain(&self.features)
+            .chain([&self.logits])
+            .for_each(|&s| last_use[s] = usize::MAX);
         let mut buffers: Vec<Slot> = vec![];
         let mut buffer_of = vec![usize::MAX; self.slots.len()];
         let mut free: BTreeMap<usize, usize> = BTreeMap::new(); // buffer -> launch after which it is free

@@ -71,6 +71,12 @@ impl Sequence {
         Self { block_table, start: 0 }
     }
 
+    /// The same sequence in other blocks.
+    #[must_use]
+    pub fn in_blocks(self, block_table: Vec<u32>) -> Self {
+        Self { block_table, ..self }
+    }
+
     /// The next rows: logits are wanted for all of them, and the block table has what they need and no more.
     pub fn extend(&mut self, tokens: &[u32]) -> Rows {
         let start = self.start;

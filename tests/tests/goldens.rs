@@ -43,7 +43,8 @@ fn check(folder: &str, hidden_states: usize) {
             for (p, prompt) in golden.prompts.iter().enumerate() {
                 let label = format!("{}, KV {kv:?}, prompt {p}", backend.name());
                 let mut sequence = Sequence::new((0..16).collect());
-                let batch = Batch { sequences: vec![sequence.extend(prompt)], hidden: true, ..Batch::default() };
+                let batch =
+                    Batch { sequences: vec![sequence.extend(prompt)], hidden: true, ..Batch::default() };
                 let mut found = step(&mut *executable, &batch);
                 assert_near(&tensors, &format!("logits.{p}"), &found[0], limit, &label);
                 for (layer, hidden) in found[1..].iter().enumerate() {

@@ -227,11 +227,16 @@ fn long_and_short(rng: &mut Rng, chunks: &[usize]) -> Vec<Batch> {
     blocks.shuffle(rng);
     let (short, long) = blocks.split_at(BLOCKS / 4);
     let (mut short, mut long) = (Sequence::new(short.to_vec()), Sequence::new(long.to_vec()));
-    let mut alone = |rows| Batch { sequences: vec![long.extend(&tokens(rng, rows))], hidden: true, ..Batch::default() };
+    let mut alone =
+        |rows| Batch { sequences: vec![long.extend(&tokens(rng, rows))], hidden: true, ..Batch::default() };
     let mut batches: Vec<_> = chunks.iter().map(|&rows| alone(rows)).collect();
     for rows in [[1, 33], [17, 1], [1, 1], [5, 3]] {
         let [a, b] = rows.map(|rows| tokens(rng, rows));
-        batches.push(Batch { sequences: vec![long.extend(&a), short.extend(&b)], hidden: true, ..Batch::default() });
+        batches.push(Batch {
+            sequences: vec![long.extend(&a), short.extend(&b)],
+            hidden: true,
+            ..Batch::default()
+        });
     }
     batches.push(Batch { sequences: vec![long.extend(&tokens(rng, 1))], hidden: true, ..Batch::default() });
     batches
@@ -343,12 +348,19 @@ fn llama(tie_word_embeddings: bool, rope_style: RopeStyle) -> Graph {
 fn mixed_steps(rng: &mut Rng) -> Vec<Batch> {
     let mut a = Sequence::new((0..20).rev().collect());
     let mut b = Sequence::new((20..40).collect());
-    let mut one = |rows| Batch { sequences: vec![a.extend(&tokens(rng, rows))], hidden: true, ..Batch::default() };
+    let mut one =
+        |rows| Batch { sequences: vec![a.extend(&tokens(rng, rows))], hidden: true, ..Batch::default() };
     let mut batches = vec![one(37), one(1), one(2)];
-    batches
-        .push(Batch { sequences: vec![b.extend(&tokens(rng, 18)), a.extend(&tokens(rng, 1))], hidden: true, ..Batch::default() });
-    batches
-        .push(Batch { sequences: vec![a.extend(&tokens(rng, 1)), b.extend(&tokens(rng, 1))], hidden: true, ..Batch::default() });
+    batches.push(Batch {
+        sequences: vec![b.extend(&tokens(rng, 18)), a.extend(&tokens(rng, 1))],
+        hidden: true,
+        ..Batch::default()
+    });
+    batches.push(Batch {
+        sequences: vec![a.extend(&tokens(rng, 1)), b.extend(&tokens(rng, 1))],
+        hidden: true,
+        ..Batch::default()
+    });
     batches
 }
 

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use crate::machine;
-use crate::process::{cargo, command, output, root, run as start};
+use crate::process::{cargo, command, root, run as start};
 use crate::test::use_vulkan_driver;
 
 /// Arguments of `cargo xtask peers`.
@@ -108,7 +108,12 @@ fn measure<T: serde::de::DeserializeOwned>(command: &mut Command, driver: Option
     if let Some(driver) = driver {
         use_vulkan_driver(command, driver);
     }
-    let printed = output(command)?;
+    // llama.cpp logs a thousand lines, which only help when it fails.
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    let printed = String::from_utf8(output.stdout)?;
     let json = printed.lines().last().unwrap_or_default();
     serde_json::from_str(json).with_context(|| format!("{command:?} printed {printed:?}"))
 }

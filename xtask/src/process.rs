@@ -21,6 +21,11 @@ pub(crate) fn command<S: AsRef<OsStr>>(
 pub(crate) fn cargo(args: &[&str]) -> Result<Command> {
     let mut command = command(env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args);
     command.current_dir(root()?);
+    // What cargo says to xtask about its package makes build scripts that ask for the same names (ring's) run again.
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
+        command.env_remove(name);
+    }
     Ok(command)
 }
 

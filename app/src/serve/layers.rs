@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
-use tower_http::trace::{DefaultOnFailure, DefaultOnResponse, TraceLayer};
+use tower_http::trace::TraceLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -53,13 +53,7 @@ pub(super) fn router(app: App) -> anyhow::Result<Router> {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(limit)
         .layer(middleware::from_fn_with_state(app.clone(), measure))
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(span)
-                .on_request(())
-                .on_response(DefaultOnResponse::new().level(tracing::Level::INFO))
-                .on_failure(DefaultOnFailure::new().level(tracing::Level::WARN)),
-        )
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(app))
@@ -87,6 +81,7 @@ fn panicked(cause: Box<dyn Any + Send>) -> Response {
     ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "the server has a defect; its log says more").into_response()
 }
 
+/// Counts requests and logs them; those of probes, which come every few seconds, only where more is asked for.
 async fn measure(State(app): State<App>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let method = match *request.method() {
@@ -96,7 +91,13 @@ async fn measure(State(app): State<App>, request: Request, next: Next) -> Respon
     };
     let path = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
     let response = next.run(request).await;
-    app.metrics.http(&method, &path, response.status().as_u16(), start.elapsed());
+    let (status, took) = (response.status().as_u16(), start.elapsed());
+    app.metrics.http(&method, &path, status, took);
+    if OPEN.contains(&path.as_str()) {
+        tracing::debug!(status, seconds = took.as_secs_f64(), "answered");
+    } else {
+        tracing::info!(status, seconds = took.as_secs_f64(), "answered");
+    }
     response
 }
 

@@ -13,7 +13,9 @@ pub(super) fn read(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<
     let generation = json(files, "generation_config.json")?.unwrap_or_default();
     let template_file = files.get("chat_template.jinja").map(|b| String::from_utf8_lossy(b).into_owned());
     let mut eos_token_ids = vec![];
-    for value in [config.get("eos_token_id"), generation.get("eos_token_id")].into_iter().flatten() {
+    // A multimodal configuration may name it for its text model.
+    let text_config = config.get("text_config").unwrap_or(&Value::Null);
+    for value in [config, text_config, &generation].into_iter().filter_map(|file| file.get("eos_token_id")) {
         let ids = value.as_array().map_or_else(|| vec![value], |list| list.iter().collect());
         for id in ids.into_iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()) {
             if !eos_token_ids.contains(&id) {

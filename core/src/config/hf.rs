@@ -10,7 +10,7 @@ use crate::graph::RopeStyle;
 use crate::{Error, Result};
 
 pub(super) fn model(json: &Value) -> Result<ModelConfig> {
-    let kind = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let kind = json.get("model_type").and_then(Value::as_str).ok_or_else(|| missing("model_type"))?;
     match kind {
         "step3_vl" => {
             let text = json.get("text_config").ok_or_else(|| missing("text_config"))?;
@@ -85,9 +85,10 @@ fn object<'a>(json: &'a Value, key: &str) -> Result<Option<&'a Value>> {
     }
 }
 
-fn context_length(json: &Value) -> Result<usize> {
+/// The longest sequence; `default` is what the model's class takes where config.json does not say.
+fn context_length(json: &Value, default: usize) -> Result<usize> {
     let keys = ["max_position_embedding", "max_position_embeddings", "max_seq_len"];
-    check_size(keys[1], integer(json, &keys)?.ok_or_else(|| missing(keys[1]))?, MAX_CONTEXT)
+    check_size(keys[1], integer(json, &keys)?.unwrap_or(default), MAX_CONTEXT)
 }
 
 /// Rotation speeds; newer configs keep theta and scaling together in `rope_parameters`.
@@ -107,12 +108,10 @@ fn step3(json: &Value) -> Result<Step3Config> {
     let head_dim = size(json, "head_dim", MAX_COUNT)?;
     check_heads(num_heads, num_kv_heads, head_dim)?;
     let moe_layers = moe_layers(json, num_layers)?;
-    let has_experts = moe_layers.contains(&true);
-    // A model without MoE layers may leave the experts' sizes out.
-    let expert_size = |key: &str, most: usize| match has_experts {
-        true => size(json, key, most),
-        false => Ok(1),
-    };
+    let [has_dense, has_experts] = [false, true].map(|kind| moe_layers.contains(&kind));
+    // A model may leave out the sizes of a kind of layer that it does not have.
+    let size_if = |used: bool, key: &str, most: usize| if used { size(json, key, most) } else { Ok(1) };
+    let expert_size = |key: &str, most: usize| size_if(has_experts, key, most);
     let num_experts = expert_size("moe_num_experts", MAX_COUNT)?;
     let top_k = expert_size("moe_top_k", MAX_COUNT)?;
     if top_k > num_experts {
@@ -122,14 +121,14 @@ fn step3(json: &Value) -> Result<Step3Config> {
     }
     Ok(Step3Config {
         hidden_size: size(json, "hidden_size", MAX_WIDTH)?,
-        intermediate_size: size(json, "intermediate_size", MAX_WIDTH)?,
+        intermediate_size: size_if(has_dense, "intermediate_size", MAX_WIDTH)?,
         num_layers,
         num_heads,
         num_kv_heads,
         head_dim,
         query_rank: size(json, "share_q_dim", MAX_WIDTH)?,
         vocab_size: size(json, "vocab_size", MAX_VOCAB)?,
-        context_length: context_length(json)?,
+        context_length: context_length(json, 65_536)?,
         // The published config.json leaves it out; 1e-5 is the default of its class.
         rms_norm_eps: check_eps(number(json, "rms_norm_eps", 1e-5)?)?,
         inv_freq: inv_freq(json, head_dim, 500_000.0)?,
@@ -196,7 +195,7 @@ fn llama(json: &Value) -> Result<LlamaConfig> {
         num_kv_heads,
         head_dim,
         vocab_size: size(json, "vocab_size", MAX_VOCAB)?,
-        context_length: context_length(json)?,
+        context_length: context_length(json, 2048)?,
         rms_norm_eps: check_eps(number(json, "rms_norm_eps", 1e-6)?)?,
         inv_freq: inv_freq(json, head_dim, 10_000.0)?,
         rope_style: RopeStyle::Half,

@@ -118,6 +118,8 @@ impl CpuExecutable {
         for cache in &mut self.kv {
             batch.copies.iter().for_each(|&(from, to)| cache.copy_block(from, to));
         }
+        // Of the last step, only the logits are still alive.
+        self.free.push(std::mem::take(&mut self.values[self.graph.logits.0]));
         for index in 0..self.graph.nodes.len() {
             let Some(output) = self.graph.nodes[index].output else {
                 self.append(index, batch);
@@ -142,8 +144,7 @@ impl CpuExecutable {
             if batch.features && self.graph.features == Some(output) {
                 self.features.clone_from(&out);
             }
-            // The logits of the last step are still here.
-            self.free.push(std::mem::replace(&mut self.values[output.0], out));
+            self.values[output.0] = out;
             for dead in &self.dead_after[index] {
                 self.free.push(std::mem::take(&mut self.values[dead.0]));
             }

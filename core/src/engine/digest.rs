@@ -90,7 +90,12 @@ impl Digest<'_> {
     }
 
     /// Chooses the next token of a sequence and of those that have just been forked from it.
-    fn advance_all(&mut self, index: usize, mut forks: Vec<Sequence>, logits: &[f32]) -> Result<Vec<Sequence>> {
+    fn advance_all(
+        &mut self,
+        index: usize,
+        mut forks: Vec<Sequence>,
+        logits: &[f32],
+    ) -> Result<Vec<Sequence>> {
         let mut events = vec![];
         let sequence = &mut self.scheduler.running[index];
         let mut failed = None;

@@ -2,8 +2,8 @@
 
 use super::scheduler::Plan;
 use super::sequence::Sequence;
-use crate::backend::{Batch, Executable, LocalFuture, Output, Rows};
 use crate::Result;
+use crate::backend::{Batch, Executable, LocalFuture, Output, Rows};
 
 #[derive(Debug)]
 pub(super) struct Runner {

@@ -59,11 +59,7 @@ impl Scheduler {
             running: vec![],
             waiting: VecDeque::new(),
             preemptions: 0,
-            limits: Budget {
-                rows: options.max_rows,
-                outputs: options.max_outputs,
-                table: options.max_table,
-            },
+            limits: Budget { rows: options.max_rows, outputs: options.max_outputs, table: options.max_table },
             max_sequences,
         }
     }
@@ -104,8 +100,7 @@ impl Scheduler {
         let mut sequences: VecDeque<_> = std::mem::take(&mut self.running).into();
         sequences.append(&mut self.waiting);
         for sequence in &mut sequences {
-            sequence.table = crate::cache::BlockTable::default();
-            sequence.computed = 0;
+            sequence.give_back();
         }
         let preemptions = self.preemptions;
         *self = Self::new(options, self.max_sequences, prefix_cache);
@@ -152,8 +147,7 @@ impl Scheduler {
     /// The last to arrive gives its blocks back and waits again, before all others.
     fn preempt_last(&mut self) {
         if let Some(mut sequence) = self.running.pop() {
-            self.blocks.release(std::mem::take(&mut sequence.table));
-            sequence.computed = 0;
+            self.blocks.release(sequence.give_back());
             self.preemptions += 1;
             self.waiting.push_front(sequence);
         }
@@ -181,8 +175,7 @@ impl Scheduler {
             let chunk = budget.chunk(index, &sequence);
             let end = sequence.computed + chunk.rows;
             if chunk.rows == 0 || !self.blocks.grow(&mut sequence.table, end) {
-                self.blocks.release(std::mem::take(&mut sequence.table));
-                sequence.computed = 0;
+                self.blocks.release(sequence.give_back());
                 self.waiting.push_front(sequence);
                 break;
             }

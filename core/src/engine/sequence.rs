@@ -67,6 +67,12 @@ impl Sequence {
         }
     }
 
+    /// Gives up what is computed, and the blocks it is in.
+    pub(super) fn give_back(&mut self) -> BlockTable {
+        self.computed = 0;
+        std::mem::take(&mut self.table)
+    }
+
     /// Tokens still to be computed.
     pub(super) fn pending(&self) -> usize {
         self.tokens.len() - self.computed
@@ -116,7 +122,7 @@ impl Sequence {
 }
 
 /// How a sequence is continued, and how far its text is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Continuation {
     pub(super) generate: Arc<Generate>,
     pub(super) choice: usize,

@@ -203,8 +203,14 @@ fn greedy(max_tokens: usize) -> Generate {
 }
 
 fn seeded(seed: u64, n: usize, max_tokens: usize) -> Generate {
-    let sampling =
-        SamplingParams { temperature: 1.5, top_k: 0, top_p: 1.0, min_p: 0.0, seed: Some(seed), ..Default::default() };
+    let sampling = SamplingParams {
+        temperature: 1.5,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: Some(seed),
+        ..Default::default()
+    };
     Generate { sampling, n, max_tokens, ..Generate::default() }
 }
 
@@ -248,7 +254,10 @@ fn choices_are_requests_with_the_next_seeds() {
     }
     // They share the prompt's blocks: three forks copy one block each and none is computed again.
     let control = Rc::<Control>::default();
-    run(&mut ROOMY.engine(&control), [request(prompt(3, 33), Generate { ignore_eos: true, ..seeded(7, 4, 20) })]);
+    run(
+        &mut ROOMY.engine(&control),
+        [request(prompt(3, 33), Generate { ignore_eos: true, ..seeded(7, 4, 20) })],
+    );
     assert_eq!(control.rows.get(), 33 + 4 * 19);
 }
 
@@ -313,8 +322,7 @@ fn scores_are_those_of_the_model() {
     let score = |from, cached: &[Request]| {
         let mut engine = Room { outputs: 7, sequences: 4, ..ROOMY }.engine(&Rc::default());
         run(&mut engine, cached.iter().cloned());
-        let generate =
-            Generate { prompt_logprobs: Some(PromptLogprobs { from, top: 2 }), ..greedy(0) };
+        let generate = Generate { prompt_logprobs: Some(PromptLogprobs { from, top: 2 }), ..greedy(0) };
         run(&mut engine, [request(text.clone(), generate)]).remove(0)
     };
     let expected: Vec<_> =
@@ -391,7 +399,8 @@ fn unusable_logits_fail_one_request_and_are_not_kept() {
 #[test]
 fn what_can_never_run_is_refused() {
     let mut engine = ROOMY.engine(&Rc::default());
-    let refused = |engine: &mut Engine, request| engine.submit(RequestId(0), request).unwrap_err().to_string();
+    let refused =
+        |engine: &mut Engine, request| engine.submit(RequestId(0), request).unwrap_err().to_string();
     for (bad, says) in [
         (request(vec![], greedy(1)), "no tokens"),
         (request(vec![1_000_000], greedy(1)), "outside the vocabulary"),
@@ -434,7 +443,8 @@ fn visit() -> impl Strategy<Value = Visit> {
             ..greedy(3)
         }),
     ];
-    let request = (0..3u32, 1..90usize, task).prop_map(|(seed, length, task)| request(prompt(seed, length), task));
+    let request =
+        (0..3u32, 1..90usize, task).prop_map(|(seed, length, task)| request(prompt(seed, length), task));
     (0..40usize, prop::option::weighted(0.2, 1..20usize), request)
         .prop_map(|(arrives, stays, request)| Visit { arrives, leaves: stays.map(|s| arrives + s), request })
 }
@@ -442,7 +452,13 @@ fn visit() -> impl Strategy<Value = Visit> {
 fn room() -> impl Strategy<Value = Room> {
     // 13 blocks hold one whole context.
     (13..40usize, 4..40usize, 4..9usize, 3..6usize, any::<bool>()).prop_map(
-        |(blocks, rows, outputs, sequences, prefix_cache)| Room { blocks, rows, outputs, sequences, prefix_cache },
+        |(blocks, rows, outputs, sequences, prefix_cache)| Room {
+            blocks,
+            rows,
+            outputs,
+            sequences,
+            prefix_cache,
+        },
     )
 }
 

@@ -95,6 +95,22 @@ impl ChatTemplate {
         };
         self.environment.get_template(NAME).and_then(|t| t.render(context)).map_err(failed)
     }
+
+    /// Whether the template tells the model about tools. For one that does not,
+    /// [`explain_tools`](super::explain_tools) writes a system message that does.
+    pub fn knows_tools(&self) -> bool {
+        let tools = serde_json::json!([{
+            "type": "function",
+            "function": {
+                "name": "a_tool",
+                "description": "A tool.",
+                "parameters": { "type": "object", "properties": {} },
+            },
+        }]);
+        let messages = [Message::new("user", "Hello")];
+        let with = self.render(&messages, Some(&tools), true);
+        with.is_ok_and(|with| self.render(&messages, None, true).is_ok_and(|without| with != without))
+    }
 }
 
 /// A template's own refusal is for the user and stands alone; anything else says where it happened.

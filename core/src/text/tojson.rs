@@ -30,6 +30,14 @@ pub(super) fn tojson(value: &Value, indent: Option<usize>, kwargs: &Kwargs) -> R
     Ok(if ensure_ascii { escape_non_ascii(&text) } else { text })
 }
 
+/// `value` as `json.dumps` writes it.
+pub(super) fn spaced(value: &serde_json::Value) -> String {
+    let mut out = vec![];
+    // Writing a value to memory cannot fail.
+    let _ = value.serialize(&mut Serializer::with_formatter(&mut out, Spaced));
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// `{"a": 1, "b": [2, 3]}`: Python's default separators.
 struct Spaced;
 

@@ -8,6 +8,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
+use super::token_bytes::token_bytes;
 use crate::checkpoint::{GgufVocab, TokenizerFile};
 use crate::{Error, Result};
 
@@ -83,6 +84,23 @@ impl Tokenizer {
     /// The id of a token given as the vocabulary spells it.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The bytes that `id` stands for inside a text; for special tokens, how they are written. They need not be
+    /// UTF-8, for a character may be spread over several tokens. None if the id has no token.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.inner.id_to_token(id)?;
+        Some(token_bytes(self.inner.get_decoder(), &token))
+    }
+
+    /// Every token whose text contains one of `texts`, ascending; no special ones.
+    pub fn tokens_containing(&self, texts: &[&str]) -> Vec<u32> {
+        let contains =
+            |bytes: &[u8], text: &str| bytes.windows(text.len().max(1)).any(|w| w == text.as_bytes());
+        (0..self.vocab_size as u32)
+            .filter(|&id| !self.is_special(id))
+            .filter(|&id| self.token_bytes(id).is_some_and(|b| texts.iter().any(|text| contains(&b, text))))
+            .collect()
     }
 
     /// One more than the highest id; some ids below may have no token.

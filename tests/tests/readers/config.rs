@@ -72,3 +72,34 @@ fn configurations_that_make_no_model() {
     let error = Checkpoint::from_safetensors(&BTreeMap::new(), vec![]).unwrap_err().to_string();
     assert!(error.contains("config.json"), "{error}");
 }
+
+/// Published configurations leave out what their class has a default for, and what none of their layers has.
+#[test]
+fn keys_that_may_be_left_out() {
+    let open_without = |keys: &[&str], layers: Value| {
+        let mut config = tiny_step3();
+        config["text_config"]["moe_layers_enum"] = layers;
+        let tensors = weights(&config);
+        let text = config["text_config"].as_object_mut().expect("an object");
+        keys.iter().for_each(|key| assert!(text.shift_remove(*key).is_some(), "{key}"));
+        open(&config, safetensors(&tensors)).expect("a model")
+    };
+    let experts = ["moe_num_experts", "moe_top_k", "moe_intermediate_size", "share_expert_dim"];
+    open_without(&experts, json!([]));
+    open_without(&["intermediate_size"], json!([0, 1]));
+    let model = open_without(&["max_position_embedding", "num_attention_groups"], json!("1"));
+    assert_eq!(model.config.context_length(), 65_536);
+}
+
+#[test]
+fn end_tokens_of_every_file_count() {
+    let stop_ids = |at_top: Value, of_text: Value| {
+        let mut config = tiny_step3();
+        config["eos_token_id"] = at_top;
+        config["text_config"]["eos_token_id"] = of_text;
+        open(&config, safetensors(&weights(&config))).expect("a model").stop_ids
+    };
+    assert_eq!(stop_ids(json!(2), json!(null)), [2]);
+    assert_eq!(stop_ids(json!(null), json!(3)), [3]);
+    assert_eq!(stop_ids(json!([7, 1]), json!([1, 3])), [1, 3, 7]);
+}

@@ -35,13 +35,25 @@ struct ChatChoice {
     stop_reason: Option<StopReason>,
 }
 
-/// What the model said. In a stream, what is new of it.
-#[derive(Debug, Default, Serialize, ToSchema)]
+/// What the model said.
+#[derive(Debug, Serialize, ToSchema)]
 struct AssistantMessage {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
+    role: &'static str,
     content: Option<String>,
     /// What it thought before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
+}
+
+/// What is new of it in a stream.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct MessageDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -88,7 +100,7 @@ struct ChatChunk {
 #[derive(Debug, Serialize, ToSchema)]
 struct ChunkChoice {
     index: usize,
-    delta: AssistantMessage,
+    delta: MessageDelta,
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,7 +187,7 @@ impl Answer {
             ChatChoice {
                 index,
                 message: AssistantMessage {
-                    role: Some("assistant"),
+                    role: "assistant",
                     content: (!nothing).then_some(piece.content),
                     reasoning_content: Some(piece.reasoning).filter(|text| !text.is_empty()),
                     tool_calls: piece.calls,
@@ -331,11 +343,8 @@ impl Streamed {
 impl Pieces for Streamed {
     fn begin(&mut self) -> Vec<Value> {
         let first = |index| {
-            let delta = AssistantMessage {
-                role: Some("assistant"),
-                content: Some(String::new()),
-                ..AssistantMessage::default()
-            };
+            let (role, content) = (Some("assistant"), Some(String::new()));
+            let delta = MessageDelta { role, content, ..MessageDelta::default() };
             self.chunk(
                 vec![ChunkChoice { index, delta, logprobs: None, finish_reason: None, stop_reason: None }],
                 None,
@@ -349,7 +358,7 @@ impl Pieces for Streamed {
         if piece.is_empty() {
             return vec![];
         }
-        let delta = AssistantMessage {
+        let delta = MessageDelta {
             role: None,
             content: Some(piece.content).filter(|text| !text.is_empty()),
             reasoning_content: Some(piece.reasoning).filter(|text| !text.is_empty()),

@@ -23,9 +23,15 @@ struct World {
 #[derive(Clone, Debug)]
 enum Action {
     /// A prompt of this many tokens from a small family of prompts, so that beginnings repeat.
-    Admit { family: u32, length: usize },
+    Admit {
+        family: u32,
+        length: usize,
+    },
     Fork(usize),
-    Append { who: usize, tokens: Vec<u32> },
+    Append {
+        who: usize,
+        tokens: Vec<u32>,
+    },
     Release(usize),
     Discard(usize),
 }

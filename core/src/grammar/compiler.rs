@@ -1,0 +1,138 @@
+//! From a description to a grammar that can be followed.
+
+use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use super::vocabulary::Vocabulary;
+use super::{Grammar, GrammarSpec, brief};
+use crate::model::Model;
+use crate::text::Tokenizer;
+use crate::{Error, Result};
+
+/// Compiles grammars for one tokenizer; costly to make (it walks the vocabulary), cheap to use and to clone.
+#[derive(Clone)]
+pub struct GrammarCompiler {
+    factory: Arc<ParserFactory>,
+    vocabulary: Arc<Vocabulary>,
+}
+
+/// White space between the parts of JSON. Unlimited, it is where small models get caught.
+const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,64}";
+/// A hundred MiB or so; llguidance's own limit is several times that.
+const MAX_LEXER_STATES: usize = 50_000;
+/// Brackets within brackets: llguidance reads Lark and regular expressions by recursion.
+const MAX_DEPTH: usize = 200;
+
+impl GrammarCompiler {
+    /// For the tokenizer of `model`.
+    ///
+    /// # Errors
+    /// [`Error::Text`] when the model has no tokenizer or its tokens have no bytes.
+    pub fn new(model: &Model) -> Result<Self> {
+        Self::for_tokenizer(model.tokenizer()?, &model.stop_ids)
+    }
+
+    pub(super) fn for_tokenizer(tokenizer: &Tokenizer, stop_ids: &[u32]) -> Result<Self> {
+        let vocabulary = Vocabulary::new(tokenizer, stop_ids)?;
+        let mut factory = ParserFactory::new_simple(&vocabulary.env).map_err(|e| {
+            Error::Text(format!("structured output does not work with this tokenizer: {e:#}"))
+        })?;
+        factory.quiet();
+        let limits = factory.limits_mut();
+        limits.max_lexer_states = MAX_LEXER_STATES;
+        limits.verbose_errors = false;
+        Ok(Self { factory: Arc::new(factory), vocabulary: Arc::new(vocabulary) })
+    }
+
+    /// The grammar of `spec`, at its start.
+    ///
+    /// # Errors
+    /// [`Error::Config`] saying what is wrong with the schema, expression or grammar.
+    pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar> {
+        let (what, grammar) = match spec {
+            GrammarSpec::JsonObject => ("JSON schema", json_schema(&json!({ "type": "object" }))),
+            GrammarSpec::JsonSchema(schema) => ("JSON schema", json_schema(schema)),
+            GrammarSpec::Regex(regex) => {
+                check_depth("regular expression", regex)?;
+                ("regular expression", TopLevelGrammar::from_regex(without_anchors(regex)))
+            }
+            GrammarSpec::Choice(texts) => ("choice", TopLevelGrammar::from_lark(choice(texts)?)),
+            GrammarSpec::Lark(lark) => {
+                check_depth("grammar", lark)?;
+                ("grammar", TopLevelGrammar::from_lark(lark.clone()))
+            }
+        };
+        let wrong = |e: &dyn std::fmt::Display| {
+            Error::Config(format!("the {what} cannot be used: {}", brief(&e.to_string())))
+        };
+        let parser = self.factory.create_parser(grammar).map_err(|e| wrong(&e))?;
+        let matcher = Matcher::new(Ok(parser));
+        if let Some(error) = matcher.get_error() {
+            return Err(wrong(&error));
+        }
+        Ok(Grammar { matcher, vocabulary: self.vocabulary.clone(), wait: None })
+    }
+}
+
+impl std::fmt::Debug for GrammarCompiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrammarCompiler").field("tokens", &self.vocabulary.size()).finish_non_exhaustive()
+    }
+}
+
+/// The schema's grammar; options for llguidance that it brings along (`x-guidance`) stand.
+fn json_schema(schema: &Value) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(with_bounded_space(schema))
+}
+
+/// A schema whose JSON has bounded runs of white space.
+pub(crate) fn with_bounded_space(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Some(object) = schema.as_object_mut() {
+        object.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": JSON_SPACE }));
+    }
+    schema
+}
+
+fn choice(texts: &[String]) -> Result<String> {
+    if texts.is_empty() {
+        return Err(Error::Config("the choice has no texts; give it at least one".into()));
+    }
+    let texts: Vec<String> = texts.iter().map(|text| lark_string(text)).collect();
+    Ok(format!("start: {}", texts.join(" | ")))
+}
+
+/// A text as Lark spells it: a JSON string, but without raw control characters.
+pub(crate) fn lark_string(text: &str) -> String {
+    Value::from(text).to_string().replace('\u{7F}', "\\u007f")
+}
+
+/// The expression matches the whole text in any case, and llguidance knows no anchors.
+fn without_anchors(regex: &str) -> &str {
+    let regex = regex.strip_prefix('^').unwrap_or(regex);
+    match regex.strip_suffix('$') {
+        Some(start) if start.bytes().rev().take_while(|&b| b == b'\\').count() % 2 == 0 => start,
+        _ => regex,
+    }
+}
+
+/// Brackets inside strings and classes are counted too: a limit, not a parser.
+fn check_depth(what: &str, source: &str) -> Result<()> {
+    let mut depth = 0usize;
+    for byte in source.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(Error::Config(format!(
+                "the {what} has more than {MAX_DEPTH} brackets within brackets"
+            )));
+        }
+    }
+    Ok(())
+}
