@@ -19,8 +19,9 @@ pub struct GrammarCompiler {
     vocabulary: Arc<Vocabulary>,
 }
 
-/// White space between the parts of JSON. Unlimited, it is where small models get caught.
-const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,64}";
+/// White space between the parts of JSON, where small models get caught: a space, or line ends with an indentation that is
+/// bounded, as in llama.cpp.
+const JSON_SPACE: &str = r"\x20|\x0A{1,2}[\x20\x09]{0,20}";
 /// A hundred MiB or so; llguidance's own limit is several times that.
 const MAX_LEXER_STATES: usize = 50_000;
 /// Brackets within brackets: llguidance reads Lark and regular expressions by recursion.
