@@ -85,13 +85,10 @@ impl ApiError {
         self
     }
 
-    /// The text, for logs and tests.
+    /// The text.
+    #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.error.message
-    }
-
-    pub(super) fn status(&self) -> StatusCode {
-        self.status
     }
 }
 

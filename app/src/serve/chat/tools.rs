@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tread_core::grammar::GrammarSpec;
-use tread_core::text::{ToolChoice, ToolFormat};
+use tread_core::text::{Tokenizer, ToolChoice, ToolFormat, explain_tools};
 
 use super::super::App;
 use super::super::error::ApiError;
@@ -43,19 +43,19 @@ impl Tools {
     }
 
     /// What the answer has to look like, if a call is required.
-    pub(super) fn structure(&self) -> Result<Option<GrammarSpec>, ApiError> {
+    pub(super) fn structure(&self, tokenizer: &Tokenizer) -> Result<Option<GrammarSpec>, ApiError> {
         let choice = match &self.choice {
             Chosen::Auto => return Ok(None),
             Chosen::Required => ToolChoice::Required,
             Chosen::Named(name) => ToolChoice::Named(name.clone()),
         };
-        let spec = self.format.grammar(&self.schemas, choice).map_err(|e| ApiError::from(e).about("tools"))?;
-        Ok(Some(spec))
+        let spec = self.format.grammar(&self.schemas, &choice, tokenizer);
+        spec.map(Some).map_err(|e| ApiError::from(e).about("tools"))
     }
 
     /// For models whose template says nothing about tools.
     pub(super) fn explanation(&self) -> String {
-        self.format.explanation(&self.schemas)
+        explain_tools(&self.schemas)
     }
 }
 
