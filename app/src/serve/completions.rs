@@ -235,7 +235,9 @@ impl Answer {
         if delta.token.is_some() {
             self.usage.token();
         }
-        if let (Some(score), Some(top), Ok(tokenizer)) = (&delta.logprob, self.top, self.app.model.tokenizer()) {
+        if let (Some(score), Some(top), Ok(tokenizer)) =
+            (&delta.logprob, self.top, self.app.model.tokenizer())
+        {
             let mut list = CompletionLogprobs::default();
             let offset = &mut self.offsets[index];
             *offset = list.push(tokenizer, score.token, Some(score), top, *offset);

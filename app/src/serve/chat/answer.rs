@@ -243,10 +243,10 @@ impl Choice {
     fn push(&mut self, delta: Delta) -> Piece {
         let mut piece = Piece::default();
         let split = self.splitter.push(&delta.text);
-        self.split(split, &mut piece);
+        self.split(&split, &mut piece);
         if let Some(finish) = delta.finish {
             let split = self.splitter.finish();
-            self.split(split, &mut piece);
+            self.split(&split, &mut piece);
             if let Some(parser) = &mut self.parser {
                 let split = parser.finish();
                 piece.content.push_str(&split.content);
@@ -259,9 +259,12 @@ impl Choice {
         piece
     }
 
-    fn split(&mut self, split: Split, piece: &mut Piece) {
+    fn split(&mut self, split: &Split, piece: &mut Piece) {
         piece.reasoning.push_str(&split.reasoning);
-        let Some(parser) = &mut self.parser else { return piece.content.push_str(&split.content) };
+        let Some(parser) = &mut self.parser else {
+            piece.content.push_str(&split.content);
+            return;
+        };
         let split = parser.push(&split.content);
         piece.content.push_str(&split.content);
         self.calls(split.calls, piece);

@@ -32,7 +32,8 @@ impl Tools {
     /// The tools of a request; none, if it has none or wants none called.
     pub(super) fn new(app: &App, fields: &ChatFields) -> Result<Option<Self>, ApiError> {
         let schemas = fields.tools.as_deref().unwrap_or_default();
-        let names = schemas.iter().enumerate().map(|(n, tool)| name(n, tool)).collect::<Result<Vec<_>, _>>()?;
+        let names =
+            schemas.iter().enumerate().map(|(n, tool)| name(n, tool)).collect::<Result<Vec<_>, _>>()?;
         let Some(choice) = choice(fields.tool_choice.as_ref(), &names)? else { return Ok(None) };
         Ok(Some(Self {
             schemas: Value::Array(schemas.to_vec()),
@@ -46,7 +47,8 @@ impl Tools {
     pub(super) fn structure(&self, tokenizer: &Tokenizer) -> Result<Option<GrammarSpec>, ApiError> {
         let choice = match &self.choice {
             Chosen::Auto => return Ok(None),
-            Chosen::Required => ToolChoice::Required,
+            Chosen::Required if self.parallel => ToolChoice::Required,
+            Chosen::Required => ToolChoice::One,
             Chosen::Named(name) => ToolChoice::Named(name.clone()),
         };
         let spec = self.format.grammar(&self.schemas, &choice, tokenizer);
@@ -85,7 +87,11 @@ fn choice(value: Option<&Value>, names: &[&str]) -> Result<Option<Chosen>, ApiEr
             "none" => return Ok(None),
             "auto" => Chosen::Auto,
             "required" => Chosen::Required,
-            other => return wrong(format!("tool_choice is `{other}`, but must be none, auto, required or a function")),
+            other => {
+                return wrong(format!(
+                    "tool_choice is `{other}`, but must be none, auto, required or a function"
+                ));
+            }
         },
         Some(value) => match value.pointer("/function/name").and_then(Value::as_str) {
             Some(name) if names.contains(&name) => Chosen::Named(name.to_owned()),
