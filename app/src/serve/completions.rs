@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tread_core::engine::{Delta, Event, PromptLogprobs as Scored, Request, Task};
 use tread_core::sampling::TokenLogprob;
 use utoipa::ToSchema;
@@ -16,7 +15,7 @@ use super::input::{Input, parse};
 use super::logprobs::{CompletionLogprobs, PromptLogprobs, prompt_logprobs};
 use super::params::{SamplingFields, check_logprobs};
 use super::prompt::{Prompt, TextInput};
-use super::stream::{self, Pieces};
+use super::stream::{self, Pieces, json};
 use super::usage::Usage;
 
 /// What to continue.
@@ -194,7 +193,7 @@ impl Answer {
     /// What an event adds to the choices of prompt `index`.
     fn pieces(&mut self, index: usize, event: Event) -> Vec<CompletionChoice> {
         match event {
-            Event::Prompt { tokens, cached, logprobs } => {
+            Event::Prompt { tokens, cached, logprobs, .. } => {
                 self.usage.prompt(tokens, cached);
                 if !self.echo && self.prompt_top.is_none() {
                     return vec![];
@@ -236,7 +235,9 @@ impl Answer {
         if delta.token.is_some() {
             self.usage.token();
         }
-        if let (Some(score), Some(top), Ok(tokenizer)) = (&delta.logprob, self.top, self.app.model.tokenizer()) {
+        if let (Some(score), Some(top), Ok(tokenizer)) =
+            (&delta.logprob, self.top, self.app.model.tokenizer())
+        {
             let mut list = CompletionLogprobs::default();
             let offset = &mut self.offsets[index];
             *offset = list.push(tokenizer, score.token, Some(score), top, *offset);
@@ -256,11 +257,11 @@ struct Streamed {
 }
 
 impl Pieces for Streamed {
-    fn begin(&mut self) -> Vec<Value> {
+    fn begin(&mut self) -> Vec<String> {
         vec![]
     }
 
-    fn event(&mut self, index: usize, event: Event) -> Vec<Value> {
+    fn event(&mut self, index: usize, event: Event) -> Vec<String> {
         let pieces = self.answer.pieces(index, event);
         let silent = |piece: &CompletionChoice| {
             piece.text.is_empty() && piece.logprobs.is_none() && piece.finish_reason.is_none()
@@ -268,7 +269,7 @@ impl Pieces for Streamed {
         pieces.into_iter().filter(|piece| !silent(piece)).map(|piece| self.chunk(vec![piece], None)).collect()
     }
 
-    fn end(&mut self) -> Vec<Value> {
+    fn end(&mut self) -> Vec<String> {
         if !self.include_usage {
             return vec![];
         }
@@ -277,8 +278,7 @@ impl Pieces for Streamed {
 }
 
 impl Streamed {
-    fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> Value {
-        // A response of our own types always has a JSON form.
-        serde_json::to_value(self.answer.response(choices, usage)).unwrap_or_default()
+    fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> String {
+        json(&self.answer.response(choices, usage))
     }
 }

@@ -111,7 +111,8 @@ pub(super) async fn create(State(app): State<App>, Input(value): Input) -> Resul
         Embedding { object: "embedding", index, embedding }
     };
     let data = features.into_iter().enumerate().map(embedding).collect();
-    Ok(Json(EmbeddingResponse { object: "list", data, model: app.model_name().to_owned(), usage }).into_response())
+    Ok(Json(EmbeddingResponse { object: "list", data, model: app.model_name().to_owned(), usage })
+        .into_response())
 }
 
 /// The first `dimensions` values at length 1.

@@ -63,7 +63,8 @@ impl ApiError {
 
     /// 429 with a time to wait.
     pub(super) fn too_many(message: impl Into<String>) -> Self {
-        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).code("queue_full");
+        let mut error =
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).code("queue_full");
         error.retry_after = Some(1);
         error
     }
@@ -85,13 +86,10 @@ impl ApiError {
         self
     }
 
-    /// The text, for logs and tests.
+    /// The text.
+    #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.error.message
-    }
-
-    pub(super) fn status(&self) -> StatusCode {
-        self.status
     }
 }
 
@@ -112,7 +110,9 @@ impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         match error {
             // Without the variant's prefix: what the client sent is at fault, not the model's configuration.
-            Error::Config(message) | Error::Text(message) | Error::Capacity(message) => Self::bad_request(message),
+            Error::Config(message) | Error::Text(message) | Error::Capacity(message) => {
+                Self::bad_request(message)
+            }
             Error::Unsupported(_) => Self::bad_request(error.to_string()),
             other => Self::server(StatusCode::INTERNAL_SERVER_ERROR, other.to_string()),
         }

@@ -40,7 +40,9 @@ impl FromRequest<App> for Input {
                 ),
             )
             .code("request_too_large"),
-            _ => ApiError::bad_request(format!("the request's body cannot be read: {}", rejection.body_text())),
+            _ => {
+                ApiError::bad_request(format!("the request's body cannot be read: {}", rejection.body_text()))
+            }
         })?;
         let value: Value = serde_json::from_slice(&body)
             .map_err(|error| ApiError::bad_request(format!("the body is not valid JSON: {error}")))?;

@@ -70,7 +70,8 @@ async fn unknown(request: Request) -> ApiError {
 }
 
 async fn wrong_method(request: Request) -> ApiError {
-    let message = format!("{} does not know {}; see /docs for what it knows", request.uri().path(), request.method());
+    let message =
+        format!("{} does not know {}; see /docs for what it knows", request.uri().path(), request.method());
     ApiError::client(StatusCode::METHOD_NOT_ALLOWED, message).code("method_not_allowed")
 }
 
@@ -78,7 +79,8 @@ async fn wrong_method(request: Request) -> ApiError {
 fn panicked(cause: Box<dyn Any + Send>) -> Response {
     let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref().copied());
     tracing::error!(cause = text, "a handler panicked");
-    ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "the server has a defect; its log says more").into_response()
+    ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "the server has a defect; its log says more")
+        .into_response()
 }
 
 /// Counts requests and logs them; those of probes, which come every few seconds, only where more is asked for.
@@ -108,7 +110,9 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resu
     let header = request.headers().get(header::AUTHORIZATION);
     let Some(key) = header.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")) else {
         app.metrics.rejected("unauthorized");
-        return Err(ApiError::unauthorized("this server asks for a key: send it as `Authorization: Bearer KEY`"));
+        return Err(ApiError::unauthorized(
+            "this server asks for a key: send it as `Authorization: Bearer KEY`",
+        ));
     };
     // Digests are compared: how long that takes says nothing about the keys.
     if !app.keys.contains(&digest(key)) {
@@ -134,7 +138,9 @@ fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
     let parse = |origin: &String| {
         let good = origin.split_once("://").is_some_and(|(_, host)| !host.is_empty() && !host.contains('/'));
         let value = HeaderValue::from_str(origin).ok().filter(|_| good);
-        value.ok_or_else(|| anyhow::anyhow!("--cors-origin {origin} is not an origin like https://example.org, or *"))
+        value.ok_or_else(|| {
+            anyhow::anyhow!("--cors-origin {origin} is not an origin like https://example.org, or *")
+        })
     };
     let origins = origins.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(layer.allow_origin(AllowOrigin::list(origins)))

@@ -115,7 +115,11 @@ pub(super) struct PromptLogprob {
     decoded_token: String,
 }
 
-pub(super) fn prompt_logprobs(tokenizer: &Tokenizer, scores: &[Option<TokenLogprob>], top: usize) -> PromptLogprobs {
+pub(super) fn prompt_logprobs(
+    tokenizer: &Tokenizer,
+    scores: &[Option<TokenLogprob>],
+    top: usize,
+) -> PromptLogprobs {
     let entry = |(id, logprob): (u32, f32), rank| {
         let bytes = tokenizer.token_bytes(id).unwrap_or_default();
         let decoded_token = String::from_utf8_lossy(&bytes).into_owned();

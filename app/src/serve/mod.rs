@@ -184,14 +184,11 @@ impl Server {
 async fn drain(app: &App, mut http: tokio::task::JoinHandle<()>, stop: &watch::Sender<Stop>) -> Result<()> {
     let mut stopped = stop.subscribe();
     let mut status = app.engine.watch();
-    let failed = async {
-        // An error: the thread is gone.
-        let _ = status.wait_for(|status| matches!(status, Status::Failed(_))).await;
-    };
-    tokio::pin!(failed);
+    let over = |status: &Status| matches!(status, Status::Failed(_));
+    // Waiting ends with an error when the thread is gone, which is the end as well.
     tokio::select! {
         _ = stopped.wait_for(|stop| *stop > Stop::No) => {}
-        () = &mut failed => {}
+        _ = status.wait_for(over) => {}
     }
     stop.send_if_modified(|stop| std::mem::replace(stop, (*stop).max(Stop::Drain)) == Stop::No);
     tokio::select! {
@@ -199,7 +196,7 @@ async fn drain(app: &App, mut http: tokio::task::JoinHandle<()>, stop: &watch::S
         () = tokio::time::sleep(app.options.drain_timeout) => {
             tracing::warn!("--drain-timeout is over; the rest is given up");
         }
-        () = &mut failed => {}
+        _ = status.wait_for(over) => {}
         _ = stopped.wait_for(|stop| *stop == Stop::Now) => bail!("stopped before every request was answered"),
     }
     app.engine.stop();

@@ -109,10 +109,7 @@ impl ServerOptions {
     pub(super) fn check(&self, model: &Model) -> Result<()> {
         let limit = model.config.context_length();
         if self.context_length > limit {
-            bail!(
-                "--context {} is more than the {limit} tokens the model was made for",
-                self.context_length
-            );
+            bail!("--context {} is more than the {limit} tokens the model was made for", self.context_length);
         }
         if self.step_tokens < self.max_sequences {
             bail!(

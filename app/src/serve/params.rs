@@ -319,7 +319,9 @@ impl SamplingFields {
         let format = match &self.response_format {
             None | Some(ResponseFormat::Text) => None,
             Some(ResponseFormat::JsonObject) => Some(GrammarSpec::JsonObject),
-            Some(ResponseFormat::JsonSchema { json_schema }) => Some(schema(&json_schema.schema, "response_format")?),
+            Some(ResponseFormat::JsonSchema { json_schema }) => {
+                Some(schema(&json_schema.schema, "response_format")?)
+            }
         };
         let json = |value: &Option<Value>, param| value.as_ref().map(|v| schema(v, param)).transpose();
         let found = [
@@ -358,7 +360,10 @@ fn schema(value: &Value, param: &str) -> Result<GrammarSpec, ApiError> {
 
 fn few(param: &str, count: usize) -> Result<(), ApiError> {
     if count > MOST_ITEMS {
-        return Err(ApiError::param(param, format!("{param} has {count} entries, but {MOST_ITEMS} are the most")));
+        return Err(ApiError::param(
+            param,
+            format!("{param} has {count} entries, but {MOST_ITEMS} are the most"),
+        ));
     }
     Ok(())
 }

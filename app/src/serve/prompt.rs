@@ -52,7 +52,10 @@ impl TextInput {
             Self::TokenLists(lists) => lists.into_iter().map(ids).collect(),
         };
         if prompts.is_empty() {
-            return Err(ApiError::param(param, format!("`{param}` is an empty list: send at least one prompt")));
+            return Err(ApiError::param(
+                param,
+                format!("`{param}` is an empty list: send at least one prompt"),
+            ));
         }
         prompts.iter().try_for_each(|prompt| check(app, param, &prompt.tokens, room))?;
         Ok(prompts)

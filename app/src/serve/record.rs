@@ -1,6 +1,6 @@
 //! What is remembered of a request for metrics and the log.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tread_core::engine::{Delta, Event, Finish, Request, Task};
 
@@ -12,6 +12,8 @@ pub(super) struct Record {
     arrival: Instant,
     prompt_tokens: usize,
     cached_tokens: usize,
+    /// Until its first step.
+    waited: Duration,
     first_token: Option<Instant>,
     choices: Vec<Choice>,
 }
@@ -34,6 +36,7 @@ impl Record {
             arrival: Instant::now(),
             prompt_tokens: request.prompt.len(),
             cached_tokens: 0,
+            waited: Duration::ZERO,
             first_token: None,
             choices: vec![Choice::default(); n],
         }
@@ -41,8 +44,10 @@ impl Record {
 
     pub(super) fn observe(&mut self, event: &Event, metrics: &Metrics) {
         match event {
-            Event::Prompt { cached, .. } => {
+            Event::Prompt { cached, waited, .. } => {
                 self.cached_tokens = *cached;
+                self.waited = *waited;
+                metrics.live.queue_time.record(*waited);
                 metrics.live.prompt_tokens.increment(self.prompt_tokens as u64);
                 metrics.live.request_prompt_tokens.record(self.prompt_tokens as f64);
             }
@@ -81,6 +86,7 @@ impl Record {
                 None if self.first_token.is_none() => {
                     self.first_token = Some(now);
                     live.time_to_first_token.record(now - self.arrival);
+                    live.prefill_time.record((now - self.arrival).saturating_sub(self.waited));
                 }
                 None => {}
             }
@@ -111,6 +117,7 @@ impl Record {
             prompt_tokens = self.prompt_tokens,
             cached_tokens = self.cached_tokens,
             generation_tokens = self.choices.iter().map(|c| c.tokens).sum::<usize>(),
+            waited_s = self.waited.as_secs_f64(),
             first_token_s = self.first_token.map(|first| (first - self.arrival).as_secs_f64()),
             total_s = self.arrival.elapsed().as_secs_f64(),
             "{how}"

@@ -114,7 +114,8 @@ fn said(good: bool, status: &'static str) -> (StatusCode, Json<Health>) {
     responses((status = 200, body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+        .into_response()
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde_json::Value;
+use serde::Serialize;
 use tread_core::engine::Event;
 
 use super::engine::{EventStream, Failure};
@@ -19,14 +19,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// its own, and not a stream that begins well.
 const FIRST_EVENT: Duration = Duration::from_millis(500);
 
-/// Makes pieces of an answer out of events.
+/// Makes pieces of an answer, in JSON, out of events.
 pub(super) trait Pieces: Send + 'static {
     /// What the stream begins with.
-    fn begin(&mut self) -> Vec<Value>;
+    fn begin(&mut self) -> Vec<String>;
     /// What an event of request `index` brings.
-    fn event(&mut self, index: usize, event: Event) -> Vec<Value>;
+    fn event(&mut self, index: usize, event: Event) -> Vec<String>;
     /// What the stream ends with.
-    fn end(&mut self) -> Vec<Value>;
+    fn end(&mut self) -> Vec<String>;
 }
 
 struct State<P> {
@@ -45,7 +45,7 @@ pub(super) async fn answer<P: Pieces>(
     mut pieces: P,
 ) -> Result<Response, ApiError> {
     let first = tokio::time::timeout(FIRST_EVENT, events.next()).await.ok().transpose()?;
-    let ready = pieces.begin().iter().map(Value::to_string).collect();
+    let ready = pieces.begin().into();
     let mut state = State { events, pieces, open: requests, ready, ended: false };
     if let Some((index, event)) = first {
         state.take(Ok((index, event)));
@@ -79,12 +79,17 @@ impl<P: Pieces> State<P> {
             }
             Err(failure) => {
                 self.ended = true;
-                vec![serde_json::to_value(ApiError::from(failure)).unwrap_or_default()]
+                vec![json(&ApiError::from(failure))]
             }
         };
-        self.ready.extend(pieces.iter().map(Value::to_string));
+        self.ready.extend(pieces);
         if self.ended {
             self.ready.push_back("[DONE]".to_owned());
         }
     }
+}
+
+/// Our own types always have a JSON form.
+pub(super) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }

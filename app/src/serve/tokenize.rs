@@ -54,10 +54,13 @@ fn tokens(app: &App, value: &Value) -> Result<TokenizeResponse, ApiError> {
     let tokenizer = app.model.tokenizer()?;
     let tokens = match fields.prompt {
         Some(text) => tokenizer.encode(&text, fields.add_special_tokens.unwrap_or(true))?,
-        None if value.get("messages").is_some() => tokenizer.encode(&chat::prompt_text(app, value)?, false)?,
+        None if value.get("messages").is_some() => {
+            tokenizer.encode(&chat::prompt_text(app, value)?, false)?
+        }
         None => return Err(ApiError::param("prompt", "send `prompt`, or `messages`")),
     };
-    let text = |&id: &u32| String::from_utf8_lossy(&tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
+    let text =
+        |&id: &u32| String::from_utf8_lossy(&tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
     Ok(TokenizeResponse {
         count: tokens.len(),
         max_model_len: app.options.context_length,

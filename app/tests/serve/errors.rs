@@ -11,7 +11,8 @@ fn says(text: &str) -> Value {
 
 #[test]
 fn wrong_fields_are_named() {
-    let chat = |field: &str, value: Value| ("/v1/chat/completions", json!({"messages": says("a"), field: value}));
+    let chat =
+        |field: &str, value: Value| ("/v1/chat/completions", json!({"messages": says("a"), field: value}));
     let complete = |field: &str, value: Value| ("/v1/completions", json!({"prompt": "a", field: value}));
     let long = "word ".repeat(400);
     for ((path, body), param, part) in [
@@ -49,8 +50,8 @@ fn wrong_fields_are_named() {
         (chat("logit_bias", json!({"9999999": 1})), "logit_bias", "outside the vocabulary"),
         (chat("top_logprobs", json!(3)), "top_logprobs", "needs `logprobs`"),
         (chat("prompt_logprobs", json!(21)), "prompt_logprobs", "at most 20"),
-        (chat("response_format", json!({"type": "yaml"})), "response_format", "yaml"),
-        (chat("guided_regex", json!("(")), "guided_regex", ""),
+        (chat("response_format", json!({"type": "yaml"})), "response_format.type", "yaml"),
+        (chat("guided_regex", json!("(")), "guided_regex", "regular expression"),
         (chat("guided_json", json!("{")), "guided_json", "not valid JSON"),
         (chat("tools", json!([{"type": "function"}])), "tools[0].function.name", "a name"),
         (chat("tool_choice", json!("required")), "tool_choice", "no tools"),
@@ -72,7 +73,11 @@ fn wrong_fields_are_named() {
         (("/detokenize", json!({"tokens": "a"})), "tokens", "invalid type"),
         (("/detokenize", json!({"tokens": [99_999_999]})), "tokens", "outside the vocabulary"),
     ] {
-        let body = if body.get("min_tokens").is_some() { super::merged(body, json!({"max_tokens": 2})) } else { body };
+        let body = if body.get("min_tokens").is_some() {
+            super::merged(body, json!({"max_tokens": 2}))
+        } else {
+            body
+        };
         let error = shared().post(path, body.clone()).error(400);
         assert_eq!(error["param"], param, "{body}: {error}");
         assert_eq!(error["type"], "invalid_request_error");
@@ -109,15 +114,17 @@ fn other_models_are_not_found() {
         shared().get("/v1/models/org/name"),
     ] {
         let error = answer.error(404);
-        assert_eq!((error["code"].as_str(), error["param"].as_str()), (Some("model_not_found"), Some("model")));
+        assert_eq!(
+            (error["code"].as_str(), error["param"].as_str()),
+            (Some("model_not_found"), Some("model"))
+        );
     }
 }
 
 #[test]
 fn what_is_no_request_is_refused() {
-    let send = |content_type: &str, body: &str| {
-        Answer::new(shared().send("/v1/completions", content_type, body))
-    };
+    let send =
+        |content_type: &str, body: &str| Answer::new(shared().send("/v1/completions", content_type, body));
     send("application/json", "{\"prompt\": ").error(400);
     send("application/json", "[1]").error(400);
     send("application/json", "").error(400);
@@ -128,5 +135,7 @@ fn what_is_no_request_is_refused() {
     shared().get("/nowhere").error(404);
     shared().get("/v1/edits").error(404);
     // Fields nobody knows do no harm.
-    shared().chat("a", json!({"user": "me", "store": false, "metadata": {"a": 1}, "service_tier": null})).good();
+    shared()
+        .chat("a", json!({"user": "me", "store": false, "metadata": {"a": 1}, "service_tier": null}))
+        .good();
 }

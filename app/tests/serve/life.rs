@@ -35,9 +35,11 @@ fn a_server_that_stops_answers_what_it_has() {
     let running = ask(&client);
     gate.wait_for_steps(1);
     let waiting = ask(&client);
-    client.until("both are in", |client| client.metric("vllm:num_requests_waiting") == 1.0 || {
-        gate.let_steps(1);
-        false
+    client.until("both are in", |client| {
+        client.metric("vllm:num_requests_waiting") == 1.0 || {
+            gate.let_steps(1);
+            false
+        }
     });
     server.stop();
     gate.open();
@@ -168,7 +170,10 @@ fn options_that_contradict_each_other_are_refused() {
     let taken = start(cpu(), |_| ());
     let model = nano();
     let options = tread::serve::ServerOptions { address: taken.address(), ..options(&model) };
-    assert!(format!("{:#}", Server::start(model, cpu(), options).unwrap_err()).contains("another --host or --port"));
+    assert!(
+        format!("{:#}", Server::start(model, cpu(), options).unwrap_err())
+            .contains("another --host or --port")
+    );
 }
 
 /// The binary itself, on a port of its own.

@@ -103,13 +103,18 @@ fn garbage_is_answered_and_forgotten() {
 fn keys_are_asked_for() {
     let server = start(cpu(), |options| options.api_keys = vec!["first".into(), "second".into()]);
     let mut client = Client::new(server.address());
-    for (key, status) in [(None, 401), (Some("third"), 401), (Some(""), 401), (Some("first"), 200), (Some("second"), 200)] {
+    for (key, status) in
+        [(None, 401), (Some("third"), 401), (Some(""), 401), (Some("first"), 200), (Some("second"), 200)]
+    {
         client.key = key.map(str::to_owned);
         let answer = client.get("/v1/models");
         assert_eq!(answer.status, status, "{key:?}");
         if status == 401 {
             let error = answer.error(401);
-            assert_eq!((error["type"].as_str(), error["code"].as_str()), (Some("authentication_error"), Some("invalid_api_key")));
+            assert_eq!(
+                (error["type"].as_str(), error["code"].as_str()),
+                (Some("authentication_error"), Some("invalid_api_key"))
+            );
             client.complete("a", json!({})).error(401);
         }
     }
@@ -152,7 +157,8 @@ fn a_client_that_goes_away_costs_nothing_more() {
     for stream in [false, true] {
         let before = client.metric("vllm:request_success_total");
         let mut leaver = TcpStream::connect(server.address()).unwrap();
-        let body = json!({"prompt": "To be", "max_tokens": 200, "ignore_eos": true, "stream": stream}).to_string();
+        let body =
+            json!({"prompt": "To be", "max_tokens": 200, "ignore_eos": true, "stream": stream}).to_string();
         let head = format!(
             "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()

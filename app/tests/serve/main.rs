@@ -114,7 +114,8 @@ impl Client {
     }
 
     fn send(&self, path: &str, content_type: &str, body: &str) -> http::Response<ureq::Body> {
-        let mut request = self.agent.post(format!("{}{path}", self.base)).header("content-type", content_type);
+        let mut request =
+            self.agent.post(format!("{}{path}", self.base)).header("content-type", content_type);
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
@@ -128,7 +129,8 @@ impl Client {
 
     /// Greedy unless `more` says otherwise.
     fn chat(&self, text: &str, more: Value) -> Answer {
-        let body = json!({"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 16});
+        let body =
+            json!({"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 16});
         self.post("/v1/chat/completions", merged(body, more))
     }
 
@@ -140,12 +142,12 @@ impl Client {
     /// The events of a stream, which must end with `[DONE]`.
     #[track_caller]
     fn stream(&self, path: &str, body: Value) -> Vec<Value> {
-        let response = self.send(path, "application/json", &merged(body, json!({"stream": true})).to_string());
+        let response =
+            self.send(path, "application/json", &merged(body, json!({"stream": true})).to_string());
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let lines = BufReader::new(response.into_body().into_reader()).lines().map(Result::unwrap);
-        let data: Vec<_> =
-            lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned)).collect();
+        let data: Vec<_> = lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned)).collect();
         let (done, events) = data.split_last().unwrap();
         assert_eq!(done, "[DONE]");
         events.iter().map(|event| serde_json::from_str(event).unwrap()).collect()

@@ -1,7 +1,6 @@
 //! From the engine's events to a chat's answer, whole or in pieces.
 
 use serde::Serialize;
-use serde_json::Value;
 use tread_core::engine::{Delta, Event, Finish, Generate};
 use tread_core::text::{CallDelta, ReasoningSplitter, Split, ToolCallParser};
 use utoipa::ToSchema;
@@ -9,7 +8,7 @@ use utoipa::ToSchema;
 use super::super::App;
 use super::super::finish::{self, StopReason};
 use super::super::logprobs::{ChatLogprob, PromptLogprobs, prompt_logprobs};
-use super::super::stream::Pieces;
+use super::super::stream::{Pieces, json};
 use super::super::usage::Usage;
 use super::tools::Tools;
 
@@ -211,7 +210,7 @@ impl Answer {
     /// What an event adds to which choice.
     fn piece(&mut self, event: Event) -> Option<(usize, Piece)> {
         match event {
-            Event::Prompt { tokens, cached, logprobs } => {
+            Event::Prompt { tokens, cached, logprobs, .. } => {
                 self.usage.prompt(tokens, cached);
                 if let (Some(top), Ok(tokenizer)) = (self.prompt_top, self.app.model.tokenizer()) {
                     self.prompt_logprobs = Some(prompt_logprobs(tokenizer, &logprobs, top));
@@ -244,10 +243,10 @@ impl Choice {
     fn push(&mut self, delta: Delta) -> Piece {
         let mut piece = Piece::default();
         let split = self.splitter.push(&delta.text);
-        self.split(split, &mut piece);
+        self.split(&split, &mut piece);
         if let Some(finish) = delta.finish {
             let split = self.splitter.finish();
-            self.split(split, &mut piece);
+            self.split(&split, &mut piece);
             if let Some(parser) = &mut self.parser {
                 let split = parser.finish();
                 piece.content.push_str(&split.content);
@@ -260,9 +259,12 @@ impl Choice {
         piece
     }
 
-    fn split(&mut self, split: Split, piece: &mut Piece) {
+    fn split(&mut self, split: &Split, piece: &mut Piece) {
         piece.reasoning.push_str(&split.reasoning);
-        let Some(parser) = &mut self.parser else { return piece.content.push_str(&split.content) };
+        let Some(parser) = &mut self.parser else {
+            piece.content.push_str(&split.content);
+            return;
+        };
         let split = parser.push(&split.content);
         piece.content.push_str(&split.content);
         self.calls(split.calls, piece);
@@ -326,7 +328,7 @@ impl Streamed {
         Self { answer, include_usage }
     }
 
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> Value {
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
         let chunk = ChatChunk {
             id: self.answer.id.clone(),
             object: "chat.completion.chunk",
@@ -335,13 +337,12 @@ impl Streamed {
             choices,
             usage,
         };
-        // A chunk of our own types always has a JSON form.
-        serde_json::to_value(chunk).unwrap_or_default()
+        json(&chunk)
     }
 }
 
 impl Pieces for Streamed {
-    fn begin(&mut self) -> Vec<Value> {
+    fn begin(&mut self) -> Vec<String> {
         let first = |index| {
             let (role, content) = (Some("assistant"), Some(String::new()));
             let delta = MessageDelta { role, content, ..MessageDelta::default() };
@@ -353,7 +354,7 @@ impl Pieces for Streamed {
         (0..self.answer.choices.len()).map(first).collect()
     }
 
-    fn event(&mut self, _: usize, event: Event) -> Vec<Value> {
+    fn event(&mut self, _: usize, event: Event) -> Vec<String> {
         let Some((index, piece)) = self.answer.piece(event) else { return vec![] };
         if piece.is_empty() {
             return vec![];
@@ -374,7 +375,7 @@ impl Pieces for Streamed {
         vec![self.chunk(vec![choice], None)]
     }
 
-    fn end(&mut self) -> Vec<Value> {
+    fn end(&mut self) -> Vec<String> {
         if !self.include_usage {
             return vec![];
         }

@@ -108,13 +108,16 @@ fn texts(param: &str, parts: &[Value]) -> Result<String, ApiError> {
         match part.get("type").and_then(Value::as_str) {
             Some("text" | "input_text" | "output_text" | "refusal") => {
                 let text = part.get("text").or_else(|| part.get("refusal")).and_then(Value::as_str);
-                text.map(str::to_owned).ok_or_else(|| ApiError::param(param.clone(), format!("`{param}` has no text")))
+                text.map(str::to_owned)
+                    .ok_or_else(|| ApiError::param(param.clone(), format!("`{param}` has no text")))
             }
             Some(other) => Err(ApiError::param(
                 param,
                 format!("content of the type `{other}` is not supported: this server reads text only"),
             )),
-            None => Err(ApiError::param(param.clone(), format!("`{param}` has no type; text parts have `text`"))),
+            None => {
+                Err(ApiError::param(param.clone(), format!("`{param}` has no type; text parts have `text`")))
+            }
         }
     };
     Ok(parts.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?.join("\n"))
@@ -170,7 +173,10 @@ mod tests {
             (json!([{"role": "user", "content": 3}]), "`messages[0].content`"),
             (json!([{"role": "user", "content": [{"type": "image_url"}]}]), "`image_url` is not supported"),
             (json!([{"role": "user", "content": [{"text": "a"}]}]), "has no type"),
-            (json!([{"role": "user", "content": [{"type": "text"}]}]), "`messages[0].content[0]` has no text"),
+            (
+                json!([{"role": "user", "content": [{"type": "text"}]}]),
+                "`messages[0].content[0]` has no text",
+            ),
             (json!([{"role": "assistant", "tool_calls": 1}]), "`messages[0].tool_calls`"),
             (call(json!({})), "`messages[0].tool_calls[0].function`"),
             (call(json!({"name": "f", "arguments": "{"})), "arguments in JSON"),

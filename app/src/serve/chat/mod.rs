@@ -105,7 +105,8 @@ fn prepare(app: &App, fields: ChatFields, sampling: &SamplingFields) -> Result<(
 
     let tools = Tools::new(app, &fields)?;
     let text = messages::render(app, fields, tools.as_ref())?;
-    let tokens = app.model.tokenizer()?.encode(&text, false)?;
+    let tokenizer = app.model.tokenizer()?;
+    let tokens = tokenizer.encode(&text, false)?;
     prompt::check(app, "messages", &tokens, 1)?;
 
     let structure = match (sampling.structure()?, tools.as_ref().map(|tools| &tools.choice)) {
@@ -114,7 +115,10 @@ fn prepare(app: &App, fields: ChatFields, sampling: &SamplingFields) -> Result<(
             return Err(ApiError::param(param, message));
         }
         (Some(structure), _) => Some(structure),
-        (None, _) => tools.as_ref().map(Tools::structure).transpose()?.flatten().map(|spec| (spec, "tools")),
+        (None, _) => {
+            let spec = tools.as_ref().map(|tools| tools.structure(tokenizer)).transpose()?;
+            spec.flatten().map(|spec| (spec, "tools"))
+        }
     };
     if let Some((spec, param)) = structure {
         let grammar = app.grammars()?.compile(&spec).map_err(|e| ApiError::from(e).about(param))?;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tread_core::grammar::GrammarSpec;
-use tread_core::text::{ToolChoice, ToolFormat};
+use tread_core::text::{Tokenizer, ToolChoice, ToolFormat, explain_tools};
 
 use super::super::App;
 use super::super::error::ApiError;
@@ -32,7 +32,8 @@ impl Tools {
     /// The tools of a request; none, if it has none or wants none called.
     pub(super) fn new(app: &App, fields: &ChatFields) -> Result<Option<Self>, ApiError> {
         let schemas = fields.tools.as_deref().unwrap_or_default();
-        let names = schemas.iter().enumerate().map(|(n, tool)| name(n, tool)).collect::<Result<Vec<_>, _>>()?;
+        let names =
+            schemas.iter().enumerate().map(|(n, tool)| name(n, tool)).collect::<Result<Vec<_>, _>>()?;
         let Some(choice) = choice(fields.tool_choice.as_ref(), &names)? else { return Ok(None) };
         Ok(Some(Self {
             schemas: Value::Array(schemas.to_vec()),
@@ -43,19 +44,20 @@ impl Tools {
     }
 
     /// What the answer has to look like, if a call is required.
-    pub(super) fn structure(&self) -> Result<Option<GrammarSpec>, ApiError> {
+    pub(super) fn structure(&self, tokenizer: &Tokenizer) -> Result<Option<GrammarSpec>, ApiError> {
         let choice = match &self.choice {
             Chosen::Auto => return Ok(None),
-            Chosen::Required => ToolChoice::Required,
+            Chosen::Required if self.parallel => ToolChoice::Required,
+            Chosen::Required => ToolChoice::One,
             Chosen::Named(name) => ToolChoice::Named(name.clone()),
         };
-        let spec = self.format.grammar(&self.schemas, choice).map_err(|e| ApiError::from(e).about("tools"))?;
-        Ok(Some(spec))
+        let spec = self.format.grammar(&self.schemas, &choice, tokenizer);
+        spec.map(Some).map_err(|e| ApiError::from(e).about("tools"))
     }
 
     /// For models whose template says nothing about tools.
     pub(super) fn explanation(&self) -> String {
-        self.format.explanation(&self.schemas)
+        explain_tools(&self.schemas)
     }
 }
 
@@ -85,7 +87,11 @@ fn choice(value: Option<&Value>, names: &[&str]) -> Result<Option<Chosen>, ApiEr
             "none" => return Ok(None),
             "auto" => Chosen::Auto,
             "required" => Chosen::Required,
-            other => return wrong(format!("tool_choice is `{other}`, but must be none, auto, required or a function")),
+            other => {
+                return wrong(format!(
+                    "tool_choice is `{other}`, but must be none, auto, required or a function"
+                ));
+            }
         },
         Some(value) => match value.pointer("/function/name").and_then(Value::as_str) {
             Some(name) if names.contains(&name) => Chosen::Named(name.to_owned()),
