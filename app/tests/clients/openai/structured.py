@@ -5,7 +5,7 @@ import re
 from typing import Literal
 
 from common import MODEL, chat, client
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 WEATHER = {
     "type": "function",
@@ -89,16 +89,21 @@ history = [
 answer = client.chat.completions.create(model=MODEL, messages=history, tools=TOOLS, max_tokens=8, temperature=0)
 assert answer.usage.completion_tokens > 0
 
-refused = ask(tool_choice="none").choices[0].message
+refused = ask(tool_choice="none", max_tokens=8).choices[0].message
 assert not refused.tool_calls and refused.content
 
 
-class Scene(BaseModel):
+class Strict(BaseModel):
+    # Without it a schema admits any further fields.
+    model_config = ConfigDict(extra="forbid")
+
+
+class Scene(Strict):
     act: int = Field(ge=1, le=5)
     place: Literal["castle", "wood", "street"]
 
 
-class Play(BaseModel):
+class Play(Strict):
     kind: Literal["comedy", "tragedy"]
     scenes: list[Scene] = Field(min_length=1, max_length=2)
 
@@ -111,17 +116,18 @@ for temperature in (0, 1.5):
         response_format=Play,
         temperature=temperature,
         seed=1,
-        max_tokens=300,
+        max_tokens=600,
     ).choices[0]
     assert isinstance(parsed.message.parsed, Play) and parsed.finish_reason == "stop", parsed
 format = {"type": "json_schema", "json_schema": {"name": "scene", "schema": Scene.model_json_schema()}}
-whole = chat("Describe a scene.", response_format=format, max_tokens=100).choices[0]
+whole = chat("Describe a scene.", response_format=format, max_tokens=200).choices[0]
 scene = Scene.model_validate_json(whole.message.content)
-streamed = chat("Describe a scene.", response_format=format, max_tokens=100, stream=True)
+streamed = chat("Describe a scene.", response_format=format, max_tokens=200, stream=True)
 assert Scene.model_validate_json("".join(c.choices[0].delta.content or "" for c in streamed)) == scene
 
-# Any JSON object. The bias forbids nothing, it only makes a small model come to an end.
-found = chat("Write {} in JSON.", response_format={"type": "json_object"}, max_tokens=400).choices[0]
+# Any JSON object, if a small model comes to an end.
+question = 'Your name as JSON, like {"name": "Tom"}'
+found = chat(question, response_format={"type": "json_object"}, max_tokens=60).choices[0]
 if found.finish_reason == "stop":
     assert isinstance(json.loads(found.message.content), dict), found
 else:
