@@ -190,8 +190,8 @@ fn tokens_have_bytes() {
     assert_eq!(tokenizer.token_bytes(4_000_000), None);
     let decoders = [
         (r#"{"type":"Metaspace","replacement":"_","prepend_scheme":"always","split":true}"#, "_a", " a"),
-        (r##"{"type":"WordPiece","prefix":"##","cleanup":false}"##, "##a", "a"),
-        (r##"{"type":"WordPiece","prefix":"##","cleanup":false}"##, "a", " a"),
+        (r###"{"type":"WordPiece","prefix":"##","cleanup":false}"###, "##a", "a"),
+        (r###"{"type":"WordPiece","prefix":"##","cleanup":false}"###, "a", " a"),
         (r#"{"type":"BPEDecoder","suffix":"</w>"}"#, "a</w>", "a "),
         ("null", "a", "a"),
     ];
@@ -207,7 +207,8 @@ fn tokens_have_bytes() {
 #[test]
 fn tokens_that_contain_a_text() {
     let tokenizer = from_gguf(gguf("gpt-2"));
-    let spelt = |ids: Vec<u32>| ids.iter().map(|&id| tokenizer.decode(&[id], false).unwrap()).collect::<Vec<_>>();
+    let spelt =
+        |ids: Vec<u32>| ids.iter().map(|&id| tokenizer.decode(&[id], false).unwrap()).collect::<Vec<_>>();
     assert_eq!(spelt(tokenizer.tokens_containing(&["S", "g>"])), ["S", "'S", "<tag>"]);
     assert_eq!(spelt(tokenizer.tokens_containing(&["\n"])), ["\n"]);
     assert_eq!(spelt(tokenizer.tokens_containing(&["end", ""])), Vec::<String>::new());
