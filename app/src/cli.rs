@@ -1,9 +1,13 @@
 //! The command line: one struct a subcommand, its help where users look.
 
+mod serve;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tread_shaders::Selector;
+
+pub(crate) use serve::{LogFormat, ServeArgs};
 
 const MODEL_HELP: &str = "\
 MODEL is one of
@@ -33,6 +37,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Answer one prompt: for pipes and scripts.
     Run(RunArgs),
+    /// Serve the OpenAI API over HTTP.
+    Serve(ServeArgs),
     /// Write a prompt's logits (and hidden states) to a safetensors file.
     Logits(LogitsArgs),
     /// Say what a model is and how much memory it needs.

@@ -14,7 +14,7 @@ use crate::cli::{DeviceArgs, KvChoice};
 use crate::{devices, memory, progress};
 
 /// Context when the user names none and the model could more: memory for it is taken at once.
-const DEFAULT_CONTEXT: usize = 4096;
+pub(crate) const DEFAULT_CONTEXT: usize = 4096;
 /// Prompt tokens computed in one step.
 pub(crate) const PREFILL_ROWS: usize = 128;
 

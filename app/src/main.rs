@@ -1,55 +1,5 @@
 //! Tread runs Step-3 and small everyday chat models on any GPU.
 
-mod answer;
-mod bench;
-mod catalog;
-mod chat;
-mod cli;
-mod devices;
-mod doctor;
-mod embedded;
-mod engine;
-mod hub;
-mod inspect;
-mod load;
-mod logits;
-mod memory;
-mod progress;
-mod run;
-
-use std::process::ExitCode;
-
-use clap::Parser;
-
-fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
-    // Without a subcommand: `chat`, whose arguments all have defaults.
-    let cli = cli::Cli::parse();
-    let chat = || cli::Cli::parse_from(["tread", "chat"]).command;
-    let Some(command) = cli.command.or_else(chat) else { return ExitCode::FAILURE };
-    let result = match &command {
-        cli::Command::Chat(args) => chat::run(args),
-        cli::Command::Run(args) => run::run(args),
-        cli::Command::Logits(args) => logits::run(args),
-        cli::Command::Inspect(args) => inspect::run(args),
-        cli::Command::Doctor => doctor::run(),
-        cli::Command::Bench(args) => bench::run(args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads our output has read enough (`tread inspect ... | head`).
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+fn main() -> std::process::ExitCode {
+    tread::command_line()
 }

@@ -66,10 +66,10 @@ impl Digest<'_> {
         }
         let Some((_, logits)) = rows.last().filter(|_| sequence.pending() == 0) else { return Ok(vec![]) };
         let (id, tokens) = (sequence.request, sequence.prompt);
-        let cached = sequence.cached.unwrap_or(0);
+        let (cached, waited) = sequence.admitted.unwrap_or_default();
         let Some(continuation) = &mut sequence.continuation else {
             sequence.state = State::Ended;
-            self.events.push((id, Event::Prompt { tokens, cached, logprobs: vec![] }));
+            self.events.push((id, Event::Prompt { tokens, cached, waited, logprobs: vec![] }));
             self.events.push((id, Event::Features(features.to_vec())));
             self.finished(id);
             return Ok(vec![]);
@@ -78,7 +78,7 @@ impl Digest<'_> {
         if !continuation.started {
             continuation.started = true;
             let logprobs = continuation.prompt_scores();
-            self.events.push((id, Event::Prompt { tokens, cached, logprobs }));
+            self.events.push((id, Event::Prompt { tokens, cached, waited, logprobs }));
             for choice in 1..continuation.generate.n {
                 forks.push(continuation.sibling(choice)?);
             }

@@ -95,6 +95,8 @@ pub enum Event {
         tokens: usize,
         /// Of these, how many the prefix cache held.
         cached: usize,
+        /// From its submission to its first step.
+        waited: Duration,
         /// Scores of the prompt's tokens from [`PromptLogprobs::from`] on (a missing one for the first of all).
         logprobs: Vec<Option<TokenLogprob>>,
     },

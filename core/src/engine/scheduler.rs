@@ -179,7 +179,7 @@ impl Scheduler {
                 self.waiting.push_front(sequence);
                 break;
             }
-            sequence.cached.get_or_insert(cached);
+            sequence.admitted.get_or_insert_with(|| (cached, sequence.arrival.elapsed()));
             self.running.push(sequence);
             plan.chunks.push(chunk);
         }

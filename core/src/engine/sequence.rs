@@ -1,6 +1,9 @@
 //! One sequence: its tokens, how far they are computed, and how it is continued.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use web_time::Instant;
 
 use super::request::{Delta, Finish, Generate, PromptLogprobs, RequestId};
 use crate::cache::BlockTable;
@@ -30,8 +33,9 @@ pub(super) struct Sequence {
     pub(super) table: BlockTable,
     /// Leading tokens whose keys and values are in the cache.
     pub(super) computed: usize,
-    /// Prompt tokens that the prefix cache held when the sequence first ran.
-    pub(super) cached: Option<usize>,
+    pub(super) arrival: Instant,
+    /// Prompt tokens that the prefix cache held when the sequence first ran, and how long it had waited until then.
+    pub(super) admitted: Option<(usize, Duration)>,
     /// None: only the hidden state of the last token is wanted.
     pub(super) continuation: Option<Continuation>,
     pub(super) state: State,
@@ -47,7 +51,8 @@ impl Sequence {
             prompt,
             table: BlockTable::default(),
             computed: 0,
-            cached: None,
+            arrival: Instant::now(),
+            admitted: None,
             continuation,
             state: State::Live,
         }
@@ -61,7 +66,8 @@ impl Sequence {
             prompt: self.prompt,
             table,
             computed: self.computed,
-            cached: self.cached,
+            arrival: self.arrival,
+            admitted: self.admitted,
             continuation: Some(continuation),
             state: State::Live,
         }

@@ -143,7 +143,7 @@ impl Heard {
     fn hear(&mut self, event: Event) {
         assert!(!self.done && self.failed.is_none(), "nothing comes after the end");
         match event {
-            Event::Prompt { tokens, cached, logprobs } => {
+            Event::Prompt { tokens, cached, logprobs, .. } => {
                 assert!(self.prompt.replace((tokens, cached)).is_none(), "the prompt comes once");
                 self.scores = logprobs;
             }

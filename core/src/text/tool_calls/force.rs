@@ -17,6 +17,8 @@ use crate::{Error, Result};
 pub enum ToolChoice {
     /// At least one call, of any tool (one call at most where the format knows no more).
     Required,
+    /// One call, of any tool.
+    One,
     /// One call of this tool.
     Named(String),
 }

@@ -1,0 +1,91 @@
+//! Arguments of `tread serve`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{DeviceArgs, MODEL_HELP};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = MODEL_HELP)]
+pub(crate) struct ServeArgs {
+    /// The model [default: nano].
+    pub(crate) model: Option<String>,
+    /// Address to listen on; 0.0.0.0 is every interface.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
+    /// Name under which clients ask for the model; repeatable, the first is reported [default: the model's own].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) served_model_name: Vec<String>,
+    /// Key that clients must send (`Authorization: Bearer KEY`); repeatable [default: none is asked for].
+    #[arg(long, value_name = "KEY", env = "TREAD_API_KEY", value_delimiter = ',', hide_env_values = true)]
+    pub(crate) api_key: Vec<String>,
+    /// Web origin whose pages may call the server (https://example.org, or * for all); repeatable.
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Most sequences computed together.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) max_sequences: u32,
+    /// Most tokens computed in one step, prompts and answers together.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub(crate) step_tokens: u32,
+    /// Tokens in the KV cache, all sequences together [default: what 1 GiB holds, but no more than can be used and no
+    /// less than one context].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
+    pub(crate) kv_tokens: Option<u32>,
+    /// Compute every prompt anew, even where another began alike.
+    #[arg(long)]
+    pub(crate) no_prefix_cache: bool,
+    /// Most sequences that may wait beside those that run; more are refused with status 429.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    pub(crate) max_queue: u32,
+    /// Most bytes of a request.
+    #[arg(long, default_value_t = 8 << 20, value_parser = clap::value_parser!(u64).range(1024..=1 << 32))]
+    pub(crate) max_body_bytes: u64,
+    /// Seconds after which a request is given up.
+    #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) request_timeout: Duration,
+    /// Seconds that running and waiting requests have to finish after SIGTERM.
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) drain_timeout: Duration,
+    /// How the log is written to standard error; RUST_LOG says what.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "must be a number of seconds".to_owned())?;
+    if (0.001..=1e7).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("must be from 0.001 to 10000000 seconds".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn seconds_are_positive_and_finite() {
+        assert_eq!(seconds("1.5").map(|d| d.as_millis()), Ok(1500));
+        for wrong in ["0", "-1", "inf", "NaN", "1e9", "", "1s"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The parts of the `tread` binary. Only the server is a library for others: its tests start it in their own process.
+
+mod answer;
+mod bench;
+mod catalog;
+mod chat;
+mod cli;
+mod devices;
+mod doctor;
+mod embedded;
+mod engine;
+mod hub;
+mod inspect;
+mod load;
+mod logits;
+mod memory;
+mod progress;
+mod run;
+pub mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What the binary does.
+pub fn command_line() -> ExitCode {
+    // Without a subcommand: `chat`, whose arguments all have defaults.
+    let cli = cli::Cli::parse();
+    let chat = || cli::Cli::parse_from(["tread", "chat"]).command;
+    let Some(command) = cli.command.or_else(chat) else { return ExitCode::FAILURE };
+    // The server sets its own log up.
+    if !matches!(command, cli::Command::Serve(_)) {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    let result = match &command {
+        cli::Command::Chat(args) => chat::run(args),
+        cli::Command::Run(args) => run::run(args),
+        cli::Command::Serve(args) => serve::run(args),
+        cli::Command::Logits(args) => logits::run(args),
+        cli::Command::Inspect(args) => inspect::run(args),
+        cli::Command::Doctor => doctor::run(),
+        cli::Command::Bench(args) => bench::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has read enough (`tread inspect ... | head`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

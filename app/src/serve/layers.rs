@@ -1,0 +1,147 @@
+//! The routes, and what happens to every request around them.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use sha2::{Digest as _, Sha256};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::App;
+use super::error::ApiError;
+use super::{chat, completions, embeddings, openapi, status, tokenize};
+
+/// Open to everybody: they tell nothing that is secret, and those who watch a server have no key.
+const OPEN: [&str; 4] = ["/health", "/ready", "/version", "/metrics"];
+
+/// All routes with everything around them.
+pub(super) fn router(app: App) -> anyhow::Result<Router> {
+    let (routes, api) = OpenApiRouter::with_openapi(openapi::Api::openapi())
+        .routes(routes!(chat::create))
+        .routes(routes!(completions::create))
+        .routes(routes!(embeddings::create))
+        .routes(routes!(status::models))
+        .routes(routes!(tokenize::tokenize))
+        .routes(routes!(tokenize::detokenize))
+        .routes(routes!(status::health))
+        .routes(routes!(status::ready))
+        .routes(routes!(status::metrics))
+        .routes(routes!(status::version))
+        // Names like `org/name` have a slash, which OpenAPI's paths cannot say.
+        .route("/v1/models/{*model}", get(status::model))
+        .split_for_parts();
+    let cors = cors(&app.options.cors_origins)?;
+    let limit = DefaultBodyLimit::max(app.options.max_body_bytes);
+    Ok(routes
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), authorize))
+        .layer(cors)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(limit)
+        .layer(middleware::from_fn_with_state(app.clone(), measure))
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .with_state(app))
+}
+
+fn span(request: &Request) -> tracing::Span {
+    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok());
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+}
+
+async fn unknown(request: Request) -> ApiError {
+    let message = format!("there is no {} here; see /docs for what there is", request.uri().path());
+    ApiError::client(StatusCode::NOT_FOUND, message).code("unknown_url")
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let message =
+        format!("{} does not know {}; see /docs for what it knows", request.uri().path(), request.method());
+    ApiError::client(StatusCode::METHOD_NOT_ALLOWED, message).code("method_not_allowed")
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature tower-http asks for")]
+fn panicked(cause: Box<dyn Any + Send>) -> Response {
+    let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref().copied());
+    tracing::error!(cause = text, "a handler panicked");
+    ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "the server has a defect; its log says more")
+        .into_response()
+}
+
+/// Counts requests and logs them; those of probes, which come every few seconds, only where more is asked for.
+async fn measure(State(app): State<App>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let method = match *request.method() {
+        Method::GET | Method::POST | Method::OPTIONS | Method::HEAD => request.method().to_string(),
+        // Clients can make up as many as they like.
+        _ => "other".to_owned(),
+    };
+    let path = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    let response = next.run(request).await;
+    let (status, took) = (response.status().as_u16(), start.elapsed());
+    app.metrics.http(&method, &path, status, took);
+    if OPEN.contains(&path.as_str()) {
+        tracing::debug!(status, seconds = took.as_secs_f64(), "answered");
+    } else {
+        tracing::info!(status, seconds = took.as_secs_f64(), "answered");
+    }
+    response
+}
+
+async fn authorize(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
+    if app.keys.is_empty() || OPEN.contains(&request.uri().path()) {
+        return Ok(next.run(request).await);
+    }
+    let header = request.headers().get(header::AUTHORIZATION);
+    let Some(key) = header.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")) else {
+        app.metrics.rejected("unauthorized");
+        return Err(ApiError::unauthorized(
+            "this server asks for a key: send it as `Authorization: Bearer KEY`",
+        ));
+    };
+    // Digests are compared: how long that takes says nothing about the keys.
+    if !app.keys.contains(&digest(key)) {
+        app.metrics.rejected("unauthorized");
+        return Err(ApiError::unauthorized("the key is not one of this server's"));
+    }
+    Ok(next.run(request).await)
+}
+
+/// What is kept of a key.
+pub(super) fn digest(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("x-request-id")])
+        .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER]);
+    if origins.iter().any(|origin| origin == "*") {
+        return Ok(layer.allow_origin(tower_http::cors::Any));
+    }
+    let parse = |origin: &String| {
+        let good = origin.split_once("://").is_some_and(|(_, host)| !host.is_empty() && !host.contains('/'));
+        let value = HeaderValue::from_str(origin).ok().filter(|_| good);
+        value.ok_or_else(|| {
+            anyhow::anyhow!("--cors-origin {origin} is not an origin like https://example.org, or *")
+        })
+    };
+    let origins = origins.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(layer.allow_origin(AllowOrigin::list(origins)))
+}

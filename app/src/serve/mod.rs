@@ -1,0 +1,244 @@
+//! `tread serve`: the OpenAI API over HTTP.
+//!
+//! HTTP handlers turn JSON into native types and texts into tokens, the thread in `engine` computes, and its events
+//! become JSON again. [`Server`] is the whole of it.
+
+mod app;
+mod chat;
+mod completions;
+mod embeddings;
+mod engine;
+mod error;
+mod finish;
+mod http;
+mod input;
+mod layers;
+mod logprobs;
+mod metrics;
+mod openapi;
+mod options;
+mod params;
+mod prompt;
+mod record;
+mod status;
+mod stream;
+mod telemetry;
+mod tokenize;
+mod usage;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tread_core::model::Model;
+
+use crate::cli::ServeArgs;
+use crate::{devices, load};
+use app::{App, new_id, unix_time};
+pub use engine::OpenDevice;
+use engine::Status;
+use metrics::Metrics;
+pub use options::ServerOptions;
+
+/// How often measured values are folded into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// How long connections have to bring away their last words once every request is ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or Ctrl-C.
+pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    telemetry::start(args.log_format);
+    let model = load::model(args.model.as_deref())?;
+    let options = ServerOptions::from_args(&model, args)?;
+    if !options.address.ip().is_loopback() && options.api_keys.is_empty() {
+        tracing::warn!(address = %options.address, "others can reach this server, and it asks for no --api-key");
+    }
+    let device = args.device.clone();
+    let open = Box::new(move || devices::open(device.backend, device.adapter.as_ref()));
+    let server = Server::start(model, open, options)?;
+    server.stop_on_signals()?;
+    if let Some(device) = server.loaded() {
+        println!("{} on {device}: http://{}/v1", server.app.model_name(), server.address());
+    }
+    server.wait()
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    app: App,
+    address: SocketAddr,
+    runtime: Runtime,
+    engine: std::thread::JoinHandle<Result<()>>,
+    http: tokio::task::JoinHandle<()>,
+    stop: watch::Sender<Stop>,
+}
+
+/// How urgently a server is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    No,
+    /// Once what it has is answered.
+    Drain,
+    /// At once.
+    Now,
+}
+
+impl Server {
+    /// Binds the address and begins to load the model on the device that `open` opens. Requests may come from now on;
+    /// they wait until it is loaded.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or the options contradict each other or the model.
+    pub fn start(model: Model, open: OpenDevice, options: ServerOptions) -> Result<Self> {
+        options.check(&model)?;
+        let model = Arc::new(model);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
+        let listener = runtime
+            .block_on(TcpListener::bind(options.address))
+            .with_context(|| format!("listening on {}; choose another --host or --port", options.address))?;
+        let address = listener.local_addr()?;
+        let metrics = Metrics::new(options.model_names.first().map_or(&model.name, String::as_str))?;
+        let (handle, engine) = engine::start(Arc::clone(&model), open, &options, Arc::clone(&metrics))?;
+        let app = App::new(model, options, handle, Arc::clone(&metrics));
+        let (stop, stopped) = watch::channel(Stop::No);
+        let http = runtime.spawn(http::serve(listener, layers::router(app.clone())?, stopped));
+        runtime.spawn(async move {
+            let mut tick = tokio::time::interval(UPKEEP);
+            loop {
+                tick.tick().await;
+                metrics.upkeep();
+            }
+        });
+        Ok(Self { app, address, runtime, engine, http, stop })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until the model is loaded and returns the device's name; none, if it could not be, or the server is
+    /// stopped before.
+    pub fn loaded(&self) -> Option<String> {
+        let mut status = self.app.engine.watch();
+        let mut stop = self.stop.subscribe();
+        self.runtime.block_on(async {
+            let status = tokio::select! {
+                status = status.wait_for(|status| *status != Status::Loading) => status,
+                _ = stop.wait_for(|stop| *stop > Stop::No) => return None,
+            };
+            match status.as_deref() {
+                Ok(Status::Ready(device)) => Some(device.clone()),
+                _ => None,
+            }
+        })
+    }
+
+    /// Takes no more requests; [`Server::wait`] returns when those it has are answered.
+    pub fn stop(&self) {
+        self.stop.send_replace(Stop::Drain);
+    }
+
+    /// Stops at SIGTERM or Ctrl-C, and without waiting for anything at the second one.
+    fn stop_on_signals(&self) -> Result<()> {
+        let stop = self.stop.clone();
+        let signals = self.runtime.block_on(async { Signals::new() })?;
+        self.runtime.spawn(async move {
+            let mut signals = signals;
+            signals.next().await;
+            tracing::info!("stopping once every request is answered; a second signal stops at once");
+            stop.send_replace(Stop::Drain);
+            signals.next().await;
+            stop.send_replace(Stop::Now);
+        });
+        Ok(())
+    }
+
+    /// Waits until the server has stopped: because it was asked to, or because its device is lost for good.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded, the device is lost and cannot be opened again, or a second signal came before
+    /// every request was answered.
+    pub fn wait(self) -> Result<()> {
+        let Self { app, runtime, engine, http, stop, .. } = self;
+        let ended = runtime.block_on(drain(&app, http, &stop));
+        let loading = app.engine.status() == Status::Loading;
+        app.engine.stop();
+        // A model that is being loaded cannot be interrupted, and nobody waits for it.
+        let engine = if ended.is_ok() && !loading {
+            engine.join().unwrap_or_else(|_| Err(anyhow!("the engine panicked; the log says more")))
+        } else {
+            Ok(())
+        };
+        runtime.shutdown_background();
+        ended.and(engine)
+    }
+}
+
+/// Waits for the end and sees to it that everybody hears the last of it.
+async fn drain(app: &App, mut http: tokio::task::JoinHandle<()>, stop: &watch::Sender<Stop>) -> Result<()> {
+    let mut stopped = stop.subscribe();
+    let mut status = app.engine.watch();
+    let over = |status: &Status| matches!(status, Status::Failed(_));
+    // Waiting ends with an error when the thread is gone, which is the end as well.
+    tokio::select! {
+        _ = stopped.wait_for(|stop| *stop > Stop::No) => {}
+        _ = status.wait_for(over) => {}
+    }
+    stop.send_if_modified(|stop| std::mem::replace(stop, (*stop).max(Stop::Drain)) == Stop::No);
+    tokio::select! {
+        _ = &mut http => return Ok(()),
+        () = tokio::time::sleep(app.options.drain_timeout) => {
+            tracing::warn!("--drain-timeout is over; the rest is given up");
+        }
+        _ = status.wait_for(over) => {}
+        _ = stopped.wait_for(|stop| *stop == Stop::Now) => bail!("stopped before every request was answered"),
+    }
+    app.engine.stop();
+    tokio::select! {
+        _ = http => {}
+        () = tokio::time::sleep(LAST_WORDS) => {}
+        _ = stopped.wait_for(|stop| *stop == Stop::Now) => bail!("stopped before every request was answered"),
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT; where there are no signals, Ctrl-C.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        #[cfg(not(unix))]
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

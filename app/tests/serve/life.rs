@@ -1,0 +1,215 @@
+//! How a server begins, survives the loss of its device, and ends.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+use tread::serve::{OpenDevice, Server};
+use tread_core::backend::{Backend, CompileOptions, Executable, LocalFuture};
+use tread_core::graph::Graph;
+use tread_core::tensor::Tensor;
+use tread_shaders::{Selector, Wgpu};
+
+use super::gate::Gate;
+use super::{Client, cpu, nano, options, start};
+
+const QUESTION: &str = "Who goes there?";
+const ANSWER: &str = "I am a man, sir.";
+
+fn ask(client: &Client) -> std::thread::JoinHandle<super::Answer> {
+    let client = client.clone();
+    std::thread::spawn(move || client.chat(QUESTION, json!({})))
+}
+
+fn content(answer: &super::Answer) -> String {
+    answer.good()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_server_that_stops_answers_what_it_has() {
+    let gate = Gate::closed();
+    let server = start(gate.device(), |options| options.max_sequences = 1);
+    let client = Client::new(server.address());
+    let running = ask(&client);
+    gate.wait_for_steps(1);
+    let waiting = ask(&client);
+    client.until("both are in", |client| {
+        client.metric("vllm:num_requests_waiting") == 1.0 || {
+            gate.let_steps(1);
+            false
+        }
+    });
+    server.stop();
+    gate.open();
+    server.wait().unwrap();
+    assert_eq!(content(&running.join().unwrap()), ANSWER);
+    assert_eq!(content(&waiting.join().unwrap()), ANSWER);
+    let refused = client.agent.get(format!("{}/health", client.base)).call();
+    assert!(refused.is_err(), "nobody listens any more");
+}
+
+#[test]
+fn what_is_not_answered_in_time_is_told_so() {
+    let gate = Gate::closed();
+    let server = start(gate.device(), |options| options.drain_timeout = Duration::from_millis(50));
+    let client = Client::new(server.address());
+    let late = ask(&client);
+    gate.wait_for_steps(1);
+    server.stop();
+    // The step that is being made ends some time after the time is over.
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        gate.let_steps(1);
+    });
+    server.wait().unwrap();
+    release.join().unwrap();
+    let error = late.join().unwrap().error(503);
+    assert_eq!(error["code"], "shutting_down");
+}
+
+#[test]
+fn requests_outlive_their_device() {
+    let gate = Gate::closed();
+    let server = start(gate.device(), |_| ());
+    let client = Client::new(server.address());
+    let before = ask(&client);
+    gate.let_steps(3);
+    gate.wait_for_steps(4);
+    gate.lose(1);
+    client.until("the loss is seen", |client| client.get("/health").status == 503);
+    assert_eq!(client.get("/ready").status, 503);
+    let meanwhile = ask(&client);
+    gate.open();
+    assert_eq!(content(&before.join().unwrap()), ANSWER);
+    assert_eq!(content(&meanwhile.join().unwrap()), ANSWER);
+    assert_eq!(client.get("/health").status, 200);
+    assert_eq!(client.metric("tread_device_lost_total"), 1.0);
+    server.stop();
+    server.wait().unwrap();
+}
+
+#[test]
+fn a_device_that_stays_lost_ends_the_server() {
+    let gate = Gate::closed();
+    let server = start(gate.device(), |_| ());
+    let client = Client::new(server.address());
+    let asked = ask(&client);
+    gate.wait_for_steps(1);
+    gate.break_for_good();
+    let error = asked.join().unwrap().error(503);
+    assert_eq!(error["code"], "device_lost");
+    assert!(error["message"].as_str().unwrap().contains("pulled out"), "{error}");
+    let error = format!("{:#}", server.wait().unwrap_err());
+    assert!(error.contains("could not be opened again"), "{error}");
+}
+
+/// A GPU that the test can take away.
+#[derive(Debug)]
+struct Shared(Arc<Wgpu>);
+
+impl Backend for Shared {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn device(&self) -> String {
+        self.0.device()
+    }
+
+    fn compile<'a>(
+        &'a self,
+        graph: &'a Graph,
+        weights: &'a [Tensor],
+        options: CompileOptions,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> LocalFuture<'a, tread_core::Result<Box<dyn Executable>>> {
+        self.0.compile(graph, weights, options, progress)
+    }
+}
+
+#[test]
+fn a_gpu_that_is_lost_is_opened_again() {
+    let current: Arc<Mutex<Option<Arc<Wgpu>>>> = Arc::default();
+    let opened = Arc::clone(&current);
+    let open: OpenDevice = Box::new(move || {
+        let gpu = Arc::new(pollster::block_on(Wgpu::open(Selector::Best))?);
+        *opened.lock().unwrap() = Some(Arc::clone(&gpu));
+        Ok(Box::new(Shared(gpu)) as Box<dyn Backend>)
+    });
+    let server = start(open, |_| ());
+    let client = Client::new(server.address());
+    assert_eq!(content(&client.chat(QUESTION, json!({}))), ANSWER);
+    current.lock().unwrap().as_ref().unwrap().destroy();
+    assert_eq!(content(&client.chat(QUESTION, json!({}))), ANSWER);
+    assert_eq!(client.metric("tread_device_lost_total"), 1.0);
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_ends_the_server() {
+    let model = nano();
+    let options = options(&model);
+    let server = Server::start(model, Box::new(|| anyhow::bail!("no such device")), options).unwrap();
+    assert_eq!(server.loaded(), None);
+    assert!(format!("{:#}", server.wait().unwrap_err()).contains("no such device"));
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    let refused = |change: fn(&mut tread::serve::ServerOptions)| {
+        let model = nano();
+        let mut options = options(&model);
+        change(&mut options);
+        format!("{:#}", Server::start(model, cpu(), options).unwrap_err())
+    };
+    assert!(refused(|o| o.step_tokens = 4).contains("--step-tokens 4"));
+    assert!(refused(|o| o.kv_tokens = 100).contains("--kv-tokens 100"));
+    assert!(refused(|o| o.context_length = 1 << 20).contains("--context"));
+    assert!(refused(|o| o.cors_origins = vec!["a.example".into()]).contains("--cors-origin a.example"));
+    let taken = start(cpu(), |_| ());
+    let model = nano();
+    let options = tread::serve::ServerOptions { address: taken.address(), ..options(&model) };
+    assert!(
+        format!("{:#}", Server::start(model, cpu(), options).unwrap_err())
+            .contains("another --host or --port")
+    );
+}
+
+/// The binary itself, on a port of its own.
+#[cfg(unix)]
+#[test]
+fn the_binary_serves_until_it_is_told_to_stop() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tread"))
+        .args(["serve", "nano", "--port", "0", "--backend", "cpu", "--log-format", "json"])
+        .env_remove("RUST_LOG")
+        .env_remove("TREAD_API_KEY")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let base = line.trim().rsplit_once(' ').unwrap().1.strip_suffix("/v1").unwrap().to_owned();
+    assert!(line.starts_with("nano on cpu"), "{line}");
+    let client = Client { base, ..Client::new(([127, 0, 0, 1], 1).into()) };
+    assert_eq!(content(&client.chat(QUESTION, json!({}))), ANSWER);
+    let asked = {
+        let client = client.clone();
+        std::thread::spawn(move || client.chat("Speak on!", json!({"max_tokens": 60, "ignore_eos": true})))
+    };
+    client.until("it runs", |client| client.metric("vllm:num_requests_running") == 1.0);
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(asked.join().unwrap().good()["usage"]["completion_tokens"], 60);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .filter(|line| !line.contains("XDG_RUNTIME_DIR"))
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let finished = lines.iter().find(|line| line["message"] == "finished").unwrap();
+    assert!(finished["span"]["id"].is_string() && finished["generation_tokens"].is_u64(), "{finished}");
+}
