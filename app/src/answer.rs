@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use tread_core::engine::{Delta, Finish, Generate};
@@ -12,9 +11,6 @@ use tread_core::text::{Message, ReasoningSplitter, Split};
 
 use crate::cli::SamplingArgs;
 use crate::engine::{Engine, Generation};
-
-/// Set by Ctrl-C while an answer is made.
-pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
 
 /// How the user wants a prompt continued.
 pub(crate) fn generate(model: &Model, args: &SamplingArgs) -> Generate {
@@ -126,13 +122,8 @@ pub(crate) fn answer(
         }
         failed.is_some()
     };
-    STOP.store(false, Ordering::Relaxed);
     let mut on_delta = |delta: &Delta| {
-        if show(splitter.push(&delta.text)) || STOP.load(Ordering::Relaxed) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if show(splitter.push(&delta.text)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let generation = engine.generate(tokens, generate, &mut on_delta)?;
     show(splitter.finish());

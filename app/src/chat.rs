@@ -9,9 +9,9 @@ use rustyline::error::ReadlineError;
 use tread_core::engine::Finish;
 use tread_core::text::Message;
 
-use crate::answer::{self, Printer, STOP};
+use crate::answer::{self, Printer};
 use crate::cli::ChatArgs;
-use crate::engine::Engine;
+use crate::engine::{Engine, STOP};
 use crate::load;
 
 const HELP: &str = "\

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -26,6 +27,9 @@ impl From<KvChoice> for KvDType {
     }
 }
 
+/// Set by Ctrl-C: ends what is being generated, be it still in its prompt.
+pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
+
 /// A model on a device, for one request at a time.
 pub(crate) struct Engine {
     pub(crate) model: Arc<Model>,
@@ -42,7 +46,7 @@ pub(crate) struct Generation {
     pub(crate) cached_tokens: usize,
     /// The tokens written, a stop token included.
     pub(crate) tokens: Vec<u32>,
-    /// None: the caller wanted no more.
+    /// None: it was broken off.
     pub(crate) finish: Option<Finish>,
     pub(crate) time_to_first_token: Duration,
     /// From the first token to the end.
@@ -64,7 +68,7 @@ impl Engine {
         Ok(Self { model, device, engine, requests: 0 })
     }
 
-    /// Continues `prompt`. `on_delta` sees what is new after every token and may break off.
+    /// Continues `prompt`. `on_delta` sees what is new after every token and may break off; so may [`STOP`].
     pub(crate) fn generate(
         &mut self,
         prompt: Vec<u32>,
@@ -81,27 +85,29 @@ impl Engine {
             time_to_first_token: Duration::ZERO,
             decode_time: Duration::ZERO,
         };
+        STOP.store(false, Ordering::Relaxed);
         self.engine.submit(id, Request { prompt, task: Task::Generate(Box::new(generate)) })?;
         let mut first_token = None;
         while self.engine.has_work() {
             let events = pollster::block_on(self.engine.step());
             // A device that failed stays with what it was asked; the next request is not to wait for it.
             let events = events.inspect_err(|_| self.engine.abort(id))?;
+            let mut stop = STOP.load(Ordering::Relaxed);
             for (_, event) in events {
                 match event {
                     Event::Prompt { cached, .. } => made.cached_tokens = cached,
                     Event::Delta(delta) => {
                         first_token.get_or_insert_with(Instant::now);
                         made.tokens.extend(delta.token);
-                        let go_on = on_delta(&delta);
+                        stop |= on_delta(&delta).is_break();
                         made.finish = delta.finish;
-                        if made.finish.is_none() && go_on.is_break() {
-                            self.engine.abort(id);
-                        }
                     }
                     Event::Failed(error) => return Err(error.into()),
                     Event::Features(_) | Event::Done => {}
                 }
+            }
+            if stop {
+                self.engine.abort(id);
             }
         }
         let first_token = first_token.unwrap_or_else(Instant::now);

@@ -188,18 +188,24 @@ fn tokens_have_bytes() {
         assert_eq!(tokenizer.token_bytes(id).as_deref(), Some(bytes), "{id}");
     }
     assert_eq!(tokenizer.token_bytes(4_000_000), None);
-    let decoders = [
-        (r#"{"type":"Metaspace","replacement":"_","prepend_scheme":"always","split":true}"#, "_a", " a"),
-        (r##"{"type":"WordPiece","prefix":"##","cleanup":false}"##, "##a", "a"),
-        (r##"{"type":"WordPiece","prefix":"##","cleanup":false}"##, "a", " a"),
-        (r#"{"type":"BPEDecoder","suffix":"</w>"}"#, "a</w>", "a "),
-        ("null", "a", "a"),
-    ];
-    for (decoder, token, text) in decoders {
-        let file = format!(
-            r#"{{"version":"1.0","added_tokens":[],"decoder":{decoder},"model":{{"type":"WordLevel","vocab":{{"{token}":0}},"unk_token":"a"}}}}"#
-        );
-        let tokenizer = Tokenizer::from_file(&TokenizerFile::Json(file.into_bytes())).unwrap();
+    let word_piece = serde_json::json!({ "type": "WordPiece", "prefix": "##", "cleanup": false });
+    let metaspace = serde_json::json!({
+        "type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": true
+    });
+    for (decoder, token, text) in [
+        (metaspace, "_a", " a"),
+        (word_piece.clone(), "##a", "a"),
+        (word_piece, "a", " a"),
+        (serde_json::json!({ "type": "BPEDecoder", "suffix": "</w>" }), "a</w>", "a "),
+        (Value::Null, "a", "a"),
+    ] {
+        let file = serde_json::json!({
+            "version": "1.0",
+            "added_tokens": [],
+            "decoder": decoder,
+            "model": { "type": "WordLevel", "vocab": { token: 0 }, "unk_token": "a" },
+        });
+        let tokenizer = Tokenizer::from_file(&TokenizerFile::Json(file.to_string().into_bytes())).unwrap();
         assert_eq!(tokenizer.token_bytes(0).unwrap(), text.as_bytes(), "{decoder}");
     }
 }
@@ -207,7 +213,8 @@ fn tokens_have_bytes() {
 #[test]
 fn tokens_that_contain_a_text() {
     let tokenizer = from_gguf(gguf("gpt-2"));
-    let spelt = |ids: Vec<u32>| ids.iter().map(|&id| tokenizer.decode(&[id], false).unwrap()).collect::<Vec<_>>();
+    let spelt =
+        |ids: Vec<u32>| ids.iter().map(|&id| tokenizer.decode(&[id], false).unwrap()).collect::<Vec<_>>();
     assert_eq!(spelt(tokenizer.tokens_containing(&["S", "g>"])), ["S", "'S", "<tag>"]);
     assert_eq!(spelt(tokenizer.tokens_containing(&["\n"])), ["\n"]);
     assert_eq!(spelt(tokenizer.tokens_containing(&["end", ""])), Vec::<String>::new());

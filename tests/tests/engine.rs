@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use rand::RngExt as _;
 use tread_core::backend::{BLOCK_SIZE, Backend, CompileOptions, Executable, KvDType};
 use tread_core::checkpoint::Checkpoint;
 use tread_core::cpu::Cpu;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
+use tokio::sync::Semaphore;
 use tread_core::engine::Request;
 use tread_core::grammar::GrammarCompiler;
 use tread_core::model::Model;
@@ -31,6 +32,9 @@ pub(super) struct Shared {
     /// When the server was started, in Unix seconds.
     pub(super) started: u64,
     grammars: OnceLock<GrammarCompiler>,
+    longest_token: OnceLock<usize>,
+    /// How much may be prepared at a time.
+    preparing: Semaphore,
 }
 
 impl Deref for App {
@@ -50,7 +54,18 @@ impl App {
     ) -> Self {
         let keys = options.api_keys.iter().map(|key| layers::digest(key.as_bytes())).collect();
         let started = unix_time();
-        Self(Arc::new(Shared { model, options, engine, metrics, keys, started, grammars: OnceLock::new() }))
+        let preparing = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
+        Self(Arc::new(Shared {
+            model,
+            options,
+            engine,
+            metrics,
+            keys,
+            started,
+            grammars: OnceLock::new(),
+            longest_token: OnceLock::new(),
+            preparing,
+        }))
     }
 
     /// The name that answers carry.
@@ -86,6 +101,16 @@ impl App {
         self.model.tokenizer.as_ref().is_some_and(has)
     }
 
+    /// Bytes of the vocabulary's longest token, at least 1.
+    pub(super) fn longest_token(&self) -> usize {
+        *self.longest_token.get_or_init(|| {
+            let Some(tokenizer) = &self.model.tokenizer else { return 1 };
+            let ids = 0..u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+            let lengths = ids.filter_map(|id| tokenizer.token_bytes(id)).map(|bytes| bytes.len());
+            lengths.max().unwrap_or(1).max(1)
+        })
+    }
+
     /// Compiles grammars; made when the first one is asked for.
     pub(super) fn grammars(&self) -> Result<&GrammarCompiler, ApiError> {
         if let Some(compiler) = self.grammars.get() {
@@ -95,11 +120,14 @@ impl App {
         Ok(self.grammars.get_or_init(|| compiler))
     }
 
-    /// Does what may take long (long texts, large grammars) where it keeps no other client waiting.
+    /// Does what may take long (long texts, large grammars) where it does not hold up the connections, and never more
+    /// at a time than there are processors: the engine needs them, too.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        // The semaphore is never closed.
+        let _permit = self.preparing.acquire().await;
         let app = self.clone();
         let span = tracing::Span::current();
         let result = tokio::task::spawn_blocking(move || span.in_scope(|| work(&app))).await;

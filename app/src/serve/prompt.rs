@@ -41,6 +41,7 @@ impl TextInput {
         room: usize,
     ) -> Result<Vec<Prompt>, ApiError> {
         let text = |text: String| -> Result<Prompt, ApiError> {
+            check_length(app, param, &text)?;
             let tokens = app.model.tokenizer()?.encode(&text, add_special_tokens)?;
             Ok(Prompt { text: Some(text), tokens })
         };
@@ -60,6 +61,18 @@ impl TextInput {
         prompts.iter().try_for_each(|prompt| check(app, param, &prompt.tokens, room))?;
         Ok(prompts)
     }
+}
+
+/// Refuses texts that are too long whatever their tokens are: to find the tokens of megabytes takes seconds.
+pub(super) fn check_length(app: &App, param: &str, text: &str) -> Result<(), ApiError> {
+    let (least, context) = (text.len() / app.longest_token(), app.options.context_length);
+    if least <= context {
+        return Ok(());
+    }
+    let message = format!(
+        "the prompt has more than {least} tokens, but the context of this server holds {context}: shorten it"
+    );
+    Err(ApiError::param(param, message).code("context_length_exceeded"))
 }
 
 /// Refuses prompts that cannot be computed, or that leave no room for an answer.

@@ -100,6 +100,10 @@ fn a_long_prompt_is_refused_with_both_numbers() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains(&tokens.to_string()) && message.contains("256"), "{message}");
     }
+    // Of so long a text nobody counts the tokens.
+    let error = shared().complete("word ".repeat(100_000), json!({})).error(400);
+    assert_eq!(error["code"], "context_length_exceeded");
+    assert!(error["message"].as_str().unwrap().contains("more than"), "{error}");
     // Scoring needs no room for an answer.
     shared().complete(json!(prompt[..256]), json!({"max_tokens": 0})).good();
 }

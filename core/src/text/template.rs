@@ -84,6 +84,21 @@ impl ChatTemplate {
         tools: Option<&serde_json::Value>,
         add_generation_prompt: bool,
     ) -> Result<String> {
+        self.render_with(messages, tools, add_generation_prompt, &serde_json::Map::new())
+    }
+
+    /// [`ChatTemplate::render`] with further variables for the template, such as `enable_thinking`. They do not replace
+    /// those it has in any case.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+        variables: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String> {
         let failed = |e: minijinja::Error| Error::Text(explain(&e));
         let context = context! {
             messages => Serde(messages),
@@ -92,6 +107,7 @@ impl ChatTemplate {
             add_generation_prompt,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
+            ..Value::from(Serde(variables))
         };
         self.environment.get_template(NAME).and_then(|t| t.render(context)).map_err(failed)
     }

@@ -24,7 +24,8 @@ pub(super) fn render(app: &App, fields: ChatFields, tools: Option<&Tools>) -> Re
         explain(&mut messages, tools.explanation());
     }
     let schemas = tools.filter(|_| template.knows_tools()).map(|tools| &tools.schemas);
-    let text = template.render(&messages, schemas, opens)?;
+    let variables = fields.chat_template_kwargs.unwrap_or_default();
+    let text = template.render_with(&messages, schemas, opens, &variables)?;
     if !continues {
         return Ok(text);
     }

@@ -50,6 +50,9 @@ pub(super) struct ChatFields {
     add_generation_prompt: Option<bool>,
     /// Continue the last message instead of answering it.
     continue_final_message: Option<bool>,
+    /// Further variables for the model's template, such as `enable_thinking`.
+    #[schema(value_type = Option<Object>)]
+    chat_template_kwargs: Option<Map<String, Value>>,
 }
 
 /// Answer a conversation.
@@ -106,6 +109,7 @@ fn prepare(app: &App, fields: ChatFields, sampling: &SamplingFields) -> Result<(
     let tools = Tools::new(app, &fields)?;
     let text = messages::render(app, fields, tools.as_ref())?;
     let tokenizer = app.model.tokenizer()?;
+    prompt::check_length(app, "messages", &text)?;
     let tokens = tokenizer.encode(&text, false)?;
     prompt::check(app, "messages", &tokens, 1)?;
 
