@@ -48,8 +48,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         choice => vec![devices::open(choice, args.adapter.as_ref())?],
     };
     let (prompt_tokens, new_tokens) = (args.prompt_tokens.single()?, args.new_tokens.single()?);
-    let measure = |backend: &Box<dyn Backend>| measure(&model, &**backend, args, prompt_tokens, new_tokens);
-    let results = backends.iter().map(measure).collect::<Result<Vec<_>>>()?;
+    let results = backends.iter().map(|b| measure(&model, &**b, args, prompt_tokens, new_tokens));
+    let results = results.collect::<Result<Vec<_>>>()?;
     let report = Report { model: &model.name, prompt_tokens, new_tokens, results };
     if args.json {
         println!("{}", serde_json::to_string(&report)?);

@@ -22,7 +22,7 @@ impl Server {
     pub(super) fn start(args: &BenchArgs) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve").args(&args.model).args(["--port", "0"]);
-        command.args(["--backend", &name(args.backend), "--kv", &name(args.kv)]);
+        command.args(["--backend", &name(&args.backend), "--kv", &name(&args.kv)]);
         match &args.adapter {
             Some(Selector::Index(index)) => _ = command.arg("--adapter").arg(index.to_string()),
             Some(Selector::Name(name)) => _ = command.arg("--adapter").arg(name),
@@ -65,7 +65,7 @@ impl Drop for Server {
 }
 
 /// What a choice is called on the command line.
-fn name(choice: impl ValueEnum) -> String {
+fn name(choice: &impl ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 

@@ -103,12 +103,12 @@ pub(crate) fn mixed(count: usize) -> Vec<Value> {
             "prompt": prompt,
             "max_tokens": 8 + i * 7 % 29,
             "ignore_eos": true,
-            "temperature": if i % 2 == 0 { 0.0 } else { 1.1 },
+            "temperature": if i.is_multiple_of(2) { 0.0 } else { 1.1 },
             "top_p": 0.95,
             "seed": i,
             "n": if i % 8 == 7 { 3 } else { 1 },
             "logprobs": 0,
-            "stream": i % 3 == 0,
+            "stream": i.is_multiple_of(3),
         })
     };
     (0..count).map(request).collect()
