@@ -29,12 +29,13 @@ assert found.status_code == 404 and found.type, found
 fails(openai.NotFoundError, lambda: client.models.retrieve("no-such-model"), "no-such-model")
 fails(openai.AuthenticationError, lambda: as_user("wrong").models.list(), "key")
 
-# Longer than any context: both numbers are told.
-long = "to be or not to be " * 4000
-for call in (ask(long), lambda: complete(long)):
-    found = fails(openai.BadRequestError, call, r"\d{4,}.*\d{3,}")
-    numbers = sorted(int(number) for number in re.findall(r"\d{3,}", found.message))
-    assert numbers[0] <= 16384 < numbers[-1], found.message
+# Longer than the context, by little and by much: both numbers are told.
+context = client.models.retrieve(MODEL).max_model_len
+for long in ("to be or not to be " * (context // 5), "to be or not to be " * context):
+    for call in (ask(long), lambda: complete(long)):
+        message = fails(openai.BadRequestError, call).message
+        numbers = {int(number) for number in re.findall(r"\d+", message)}
+        assert context in numbers and max(numbers) > context, message
 
 for options, part in [
     ({"temperature": -1}, "temperature"),
