@@ -16,6 +16,7 @@ const MAX_DEFINITIONS: usize = 20_000;
 /// Bytes of a Lark grammar.
 const MAX_LARK: usize = 1 << 20;
 /// Bytes of stack for each definition (measured: up to 8 KiB), reserved but not touched unless needed.
+#[cfg(not(target_family = "wasm"))]
 const STACK: usize = MAX_DEFINITIONS * 12 * 1024;
 
 pub(super) fn check_expression(regex: &str) -> Result<()> {
