@@ -66,6 +66,9 @@ pub(crate) struct ServeArgs {
     /// How the log is written to standard error; RUST_LOG says what.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
+    /// OpenTelemetry collector to which traces are sent over HTTP, such as http://localhost:4318 [default: none].
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -21,7 +21,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::App;
 use super::error::ApiError;
-use super::{chat, completions, embeddings, openapi, status, tokenize};
+use super::{chat, completions, embeddings, openapi, status, telemetry, tokenize};
 
 /// Open to everybody: they tell nothing that is secret, and those who watch a server have no key.
 const OPEN: [&str; 4] = ["/health", "/ready", "/version", "/metrics"];
@@ -61,7 +61,14 @@ pub(super) fn router(app: App) -> anyhow::Result<Router> {
 
 fn span(request: &Request) -> tracing::Span {
     let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok());
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+    let (method, path) = (request.method(), request.uri().path());
+    let span = if OPEN.contains(&path) {
+        tracing::debug_span!("request", %method, path, id)
+    } else {
+        tracing::info_span!("request", %method, path, id)
+    };
+    telemetry::join_trace(&span, request.headers());
+    span
 }
 
 async fn unknown(request: Request) -> ApiError {

@@ -51,7 +51,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
-    telemetry::start(args.log_format);
+    let _telemetry = telemetry::start(args.log_format, args.otlp_endpoint.as_deref())?;
     let model = load::model(args.model.as_deref())?;
     let options = ServerOptions::from_args(&model, args)?;
     if !options.address.ip().is_loopback() && options.api_keys.is_empty() {
