@@ -88,8 +88,8 @@ fn a_body_that_does_not_come_is_not_waited_for() {
 fn an_answer_nobody_reads_holds_nothing_up() {
     let server = start(cpu(), |options| {
         options.client_timeout = Duration::from_millis(300);
-        options.context_length = 512;
-        options.kv_tokens = 8 * 512;
+        options.context_length = 1024;
+        options.kv_tokens = 8 * 1024;
         options.max_queue = 0;
     });
     let client = Client::new(server.address());
