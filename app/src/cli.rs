@@ -1,5 +1,6 @@
 //! The command line: one struct a subcommand, its help where users look.
 
+mod bench;
 mod serve;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tread_shaders::Selector;
 
+pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
 pub(crate) use serve::{LogFormat, ServeArgs};
 
 const MODEL_HELP: &str = "\
@@ -45,7 +47,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Say which GPUs were found and which back end is used, and why.
     Doctor,
-    /// Measure load time, prefill and decode on every back end.
+    /// Measure load time, prefill and decode on every back end, or a server under load.
     Bench(BenchArgs),
 }
 
@@ -205,32 +207,4 @@ pub(crate) struct InspectArgs {
     /// List the catalogue of names and stop.
     #[arg(long)]
     pub(crate) catalog: bool,
-}
-
-#[derive(Args, Debug)]
-#[command(after_help = MODEL_HELP)]
-pub(crate) struct BenchArgs {
-    /// The model [default: nano].
-    pub(crate) model: Option<String>,
-    /// Tokens of the prompt.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub(crate) prompt_tokens: u32,
-    /// Tokens to write.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub(crate) new_tokens: u32,
-    /// Times each measurement is repeated; medians are printed.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) repeat: u32,
-    /// Only this back end [default: all there are].
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) backend: BackendChoice,
-    /// Which adapter, by its number in `tread doctor` or part of its name.
-    #[arg(long)]
-    pub(crate) adapter: Option<Selector>,
-    /// How the KV cache is stored.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) kv: KvChoice,
-    /// Print one line of JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 }

@@ -16,6 +16,11 @@ pub(crate) fn peak() -> Option<u64> {
     kilobytes("/proc/self/status", "VmHWM:")
 }
 
+/// Bytes of physical memory that a process holds now.
+pub(crate) fn resident(process: u32) -> Option<u64> {
+    kilobytes(&format!("/proc/{process}/status"), "VmRSS:")
+}
+
 fn kilobytes(file: &str, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;

@@ -4,4 +4,5 @@ pub mod backends;
 pub mod fuzz;
 pub mod ops;
 pub mod random;
+pub mod server;
 pub mod write;

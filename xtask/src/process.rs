@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 /// `program` with `args`.
-pub(crate) fn command<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Command {
+pub(crate) fn command<S: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    args: impl IntoIterator<Item = S>,
+) -> Command {
     let mut command = Command::new(program);
     command.args(args);
     command
@@ -16,7 +19,7 @@ pub(crate) fn command<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<It
 
 /// The cargo that started us, with `args`, in the root of the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Result<Command> {
-    let mut command = command(&env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args);
+    let mut command = command(env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args);
     command.current_dir(root()?);
     // What cargo says to xtask about its package makes build scripts that ask for the same names (ring's) run again.
     let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");

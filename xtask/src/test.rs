@@ -64,7 +64,9 @@ impl Stage {
                 if let Some(driver) = machine::software_vulkan()? {
                     use_vulkan_driver(&mut tests, &driver);
                 }
-                start(tests.env("TREAD_SMOLLM2", machine::smollm2()?))
+                tests.env("TREAD_SMOLLM2", machine::smollm2()?);
+                tests.env("TREAD_PYTHON", machine::openai()?).env("TREAD_AI_SDK", machine::ai_sdk()?);
+                start(&mut tests)
             }
         }
     }

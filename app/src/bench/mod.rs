@@ -1,4 +1,9 @@
-//! `tread bench`: load time, prefill and decode on every back end.
+//! `tread bench`: load time, prefill and decode on every back end; with `--serve`, a server under load.
+
+mod client;
+mod report;
+mod serve;
+mod server;
 
 use std::time::Instant;
 
@@ -34,13 +39,17 @@ struct Figures {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if args.load.serve {
+        return serve::run(args);
+    }
     let model = load::model(args.model.as_deref())?;
     let backends = match args.backend {
         BackendChoice::Auto => devices::all(args.adapter.as_ref()),
         choice => vec![devices::open(choice, args.adapter.as_ref())?],
     };
-    let results = backends.iter().map(|b| measure(&model, &**b, args)).collect::<Result<Vec<_>>>()?;
-    let (prompt_tokens, new_tokens) = (args.prompt_tokens as usize, args.new_tokens as usize);
+    let (prompt_tokens, new_tokens) = (args.prompt_tokens.single()?, args.new_tokens.single()?);
+    let results = backends.iter().map(|b| measure(&model, &**b, args, prompt_tokens, new_tokens));
+    let results = results.collect::<Result<Vec<_>>>()?;
     let report = Report { model: &model.name, prompt_tokens, new_tokens, results };
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -70,8 +79,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn measure(model: &Model, backend: &dyn Backend, args: &BenchArgs) -> Result<Figures> {
-    let (prompt, new) = (args.prompt_tokens as usize, args.new_tokens as usize);
+fn measure(
+    model: &Model,
+    backend: &dyn Backend,
+    args: &BenchArgs,
+    prompt: usize,
+    new: usize,
+) -> Result<Figures> {
     let context = prompt + new;
     let limit = model.config.context_length();
     if context > limit {

@@ -1,0 +1,113 @@
+//! The server as a process of its own.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+/// `tread serve` on a free port, until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    process: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    /// Starts `binary` with `serve` and `args`; waits until it listens.
+    ///
+    /// # Panics
+    /// When it ends before that.
+    pub fn start(binary: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(binary);
+        command.arg("serve").args(args).args(["--port", "0"]);
+        for name in ["HF_ENDPOINT", "HF_TOKEN", "TREAD_MODELS", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("tread starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (sender, addresses) = mpsc::channel();
+        keep(process.stdout.take(), &log, &sender);
+        keep(process.stderr.take(), &log, &sender);
+        drop(sender);
+        let Ok(address) = addresses.recv() else {
+            panic!("{command:?} did not listen: {}", log.lock().unwrap());
+        };
+        Self { process, address, log }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// What it printed so far.
+    ///
+    /// # Panics
+    /// When a thread that reads it panicked.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends SIGTERM.
+    ///
+    /// # Panics
+    /// When the system has no `kill`.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        assert!(status.expect("kill starts").success());
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    pub fn running(&mut self) -> bool {
+        self.process.try_wait().expect("the process's state").is_none()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait().expect("the process's state")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("The server's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Keeps the lines of a stream and looks for the address in them.
+fn keep(
+    stream: Option<impl Read + Send + 'static>,
+    log: &Arc<Mutex<String>>,
+    addresses: &mpsc::Sender<SocketAddr>,
+) {
+    let (stream, log, addresses) = (stream.expect("a pipe"), Arc::clone(log), addresses.clone());
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let url = line.split_once("http://").map(|(_, rest)| rest);
+            let address = url.and_then(|rest| rest.split([' ', '/']).next()?.parse().ok());
+            log.lock().unwrap().extend([&line, "\n"]);
+            if let Some(address) = address {
+                // Only the first is waited for.
+                let _ = addresses.send(address);
+            }
+        }
+    });
+}
