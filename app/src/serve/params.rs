@@ -350,7 +350,7 @@ impl SamplingFields {
                 "the grammar has {} bytes, but must have at most {MOST_GRAMMAR}: compiling it may take the square of that",
                 grammar.len()
             );
-            return Err(ApiError::param(param, message));
+            return Err(ApiError::param(*param, message));
         }
         Ok(first)
     }
