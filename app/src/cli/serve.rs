@@ -57,6 +57,9 @@ pub(crate) struct ServeArgs {
     /// Most bytes of a request.
     #[arg(long, default_value_t = 8 << 20, value_parser = clap::value_parser!(u64).range(1024..=1 << 32))]
     pub(crate) max_body_bytes: u64,
+    /// Seconds for which a client may keep the server waiting: for a request's head or body, or to take its answer.
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) client_timeout: Duration,
     /// Seconds after which a request is given up.
     #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) request_timeout: Duration,

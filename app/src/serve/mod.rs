@@ -106,7 +106,8 @@ impl Server {
         let (handle, engine) = engine::start(Arc::clone(&model), open, &options, Arc::clone(&metrics))?;
         let app = App::new(model, options, handle, Arc::clone(&metrics));
         let (stop, stopped) = watch::channel(Stop::No);
-        let http = runtime.spawn(http::serve(listener, layers::router(app.clone())?, stopped));
+        let router = layers::router(app.clone())?;
+        let http = runtime.spawn(http::serve(listener, router, app.options.client_timeout, stopped));
         runtime.spawn(async move {
             let mut tick = tokio::time::interval(UPKEEP);
             loop {

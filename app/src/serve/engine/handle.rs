@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tread_core::engine::{Event, Request, RequestId, Task};
 
 use super::super::options::ServerOptions;
-use super::{Command, Failure, Item, Status};
+use super::{Command, Failure, Item, Status, Submit};
 
 /// Talks to the engine's thread.
 #[derive(Clone, Debug)]
@@ -50,16 +50,19 @@ impl EngineHandle {
         if let Status::Failed(reason) = &*self.status.borrow() {
             return Err(Failure::Lost(reason.clone()));
         }
-        if self.live.fetch_add(sequences, Ordering::Relaxed) + sequences > capacity {
-            self.live.fetch_sub(sequences, Ordering::Relaxed);
+        let before = self.live.fetch_add(sequences, Ordering::Relaxed);
+        let slot = |request| Slot { live: Arc::clone(&self.live), sequences: choices(request) };
+        let slots: Vec<_> = requests.iter().map(slot).collect();
+        if before + sequences > capacity {
             return Err(Failure::QueueFull { capacity });
         }
         let first = self.next_id.fetch_add(requests.len() as u64, Ordering::Relaxed);
         let ids: Vec<_> = (first..).map(RequestId).take(requests.len()).collect();
         let (events, receiver) = unbounded_channel();
-        let stream = EventStream { events: receiver, handle: self.clone(), ids: ids.clone(), sequences };
+        let stream = EventStream { events: receiver, handle: self.clone(), ids: ids.clone() };
         let deadline = Instant::now() + self.request_timeout;
-        let requests = ids.into_iter().zip(requests).collect();
+        let submit = |((id, request), slot)| Submit { id, request, slot };
+        let requests = ids.into_iter().zip(requests).zip(slots).map(submit).collect();
         let span = tracing::Span::current();
         // If the thread is gone, the stream ends at once and says so.
         let _ = self.commands.send(Command::Submit { requests, events, deadline, span });
@@ -94,6 +97,19 @@ fn choices(request: &Request) -> usize {
     }
 }
 
+/// The place of a request in the server: free again when the engine has done with it, however slowly its client reads.
+#[derive(Debug)]
+pub(super) struct Slot {
+    live: Arc<AtomicUsize>,
+    sequences: usize,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.live.fetch_sub(self.sequences, Ordering::Relaxed);
+    }
+}
+
 /// The events of the requests of one call. Dropping it aborts what is not finished: a client that went away costs
 /// nothing from then on.
 #[derive(Debug)]
@@ -101,7 +117,6 @@ pub(in super::super) struct EventStream {
     events: UnboundedReceiver<Item>,
     handle: EngineHandle,
     ids: Vec<RequestId>,
-    sequences: usize,
 }
 
 impl EventStream {
@@ -116,7 +131,6 @@ impl EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        self.handle.live.fetch_sub(self.sequences, Ordering::Relaxed);
         let _ = self.handle.commands.send(Command::Abort(std::mem::take(&mut self.ids)));
     }
 }

@@ -17,6 +17,7 @@ use tread_core::model::Model;
 
 use super::metrics::Metrics;
 use super::options::ServerOptions;
+use handle::Slot;
 pub(super) use handle::{EngineHandle, EventStream};
 use worker::{Device, Worker};
 
@@ -71,9 +72,15 @@ pub(super) enum Failure {
 }
 
 enum Command {
-    Submit { requests: Vec<(RequestId, Request)>, events: Events, deadline: Instant, span: tracing::Span },
+    Submit { requests: Vec<Submit>, events: Events, deadline: Instant, span: tracing::Span },
     Abort(Vec<RequestId>),
     Stop,
+}
+
+struct Submit {
+    id: RequestId,
+    request: Request,
+    slot: Slot,
 }
 
 type Item = (usize, Result<Event, Failure>);

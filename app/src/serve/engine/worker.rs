@@ -13,7 +13,7 @@ use tread_core::model::Model;
 use super::super::metrics::Metrics;
 use super::super::options::ServerOptions;
 use super::super::record::Record;
-use super::{Command, Events, Failure, OpenDevice, Status};
+use super::{Command, Events, Failure, OpenDevice, Slot, Status, Submit};
 
 /// Seconds before each attempt to open a lost device.
 const PAUSES: [u64; 6] = [0, 1, 2, 4, 8, 16];
@@ -43,6 +43,8 @@ struct Active {
     events: Events,
     deadline: Instant,
     record: Record,
+    /// Held until the request ends.
+    _slot: Slot,
 }
 
 pub(super) struct Worker {
@@ -120,9 +122,10 @@ impl Worker {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Submit { requests, events, deadline, span } => {
-                for (index, (id, request)) in requests.into_iter().enumerate() {
+                for (index, Submit { id, request, slot }) in requests.into_iter().enumerate() {
                     let record = Record::new(&request, span.clone());
-                    self.active.insert(id, Active { index, events: events.clone(), deadline, record });
+                    let events = events.clone();
+                    self.active.insert(id, Active { index, events, deadline, record, _slot: slot });
                     if let Err(error) = self.engine.submit(id, request) {
                         self.fail(id, Failure::Request(error));
                     }
