@@ -26,7 +26,12 @@ fn server(model: &str, backend: &str) -> Server {
 fn succeeds(command: &mut Command) {
     let output = command.output().expect("the client starts");
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{text}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{command:?}, {}: {}\n{text}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 /// Runs every script of the `openai` package, one after the other.
