@@ -57,6 +57,9 @@ pub(crate) struct ServeArgs {
     /// Most bytes of a request.
     #[arg(long, default_value_t = 8 << 20, value_parser = clap::value_parser!(u64).range(1024..=1 << 32))]
     pub(crate) max_body_bytes: u64,
+    /// Seconds for which a client may keep the server waiting: for a request's head or body, or to take its answer.
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) client_timeout: Duration,
     /// Seconds after which a request is given up.
     #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) request_timeout: Duration,
@@ -66,6 +69,9 @@ pub(crate) struct ServeArgs {
     /// How the log is written to standard error; RUST_LOG says what.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
+    /// OpenTelemetry collector to which traces are sent over HTTP, such as http://localhost:4318 [default: none].
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -24,7 +24,7 @@ impl FromRequest<App> for Input {
                 "send JSON, with the header `Content-Type: application/json`",
             ));
         }
-        let seconds = app.options.body_timeout;
+        let seconds = app.options.client_timeout;
         let body = tokio::time::timeout(seconds, Bytes::from_request(request, app)).await.map_err(|_| {
             ApiError::client(
                 StatusCode::REQUEST_TIMEOUT,

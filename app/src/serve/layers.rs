@@ -21,10 +21,10 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::App;
 use super::error::ApiError;
-use super::{chat, completions, embeddings, openapi, status, tokenize};
+use super::{chat, completions, embeddings, openapi, status, telemetry, tokenize};
 
-/// Open to everybody: they tell nothing that is secret, and those who watch a server have no key.
-const OPEN: [&str; 4] = ["/health", "/ready", "/version", "/metrics"];
+/// What watches a server asks these every few seconds.
+const PROBES: [&str; 4] = ["/health", "/ready", "/version", "/metrics"];
 
 /// All routes with everything around them.
 pub(super) fn router(app: App) -> anyhow::Result<Router> {
@@ -61,7 +61,14 @@ pub(super) fn router(app: App) -> anyhow::Result<Router> {
 
 fn span(request: &Request) -> tracing::Span {
     let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok());
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+    let (method, path) = (request.method(), request.uri().path());
+    let span = if PROBES.contains(&path) {
+        tracing::debug_span!("request", %method, path, id)
+    } else {
+        tracing::info_span!("request", %method, path, id)
+    };
+    telemetry::join_trace(&span, request.headers());
+    span
 }
 
 async fn unknown(request: Request) -> ApiError {
@@ -95,7 +102,7 @@ async fn measure(State(app): State<App>, request: Request, next: Next) -> Respon
     let response = next.run(request).await;
     let (status, took) = (response.status().as_u16(), start.elapsed());
     app.metrics.http(&method, &path, status, took);
-    if OPEN.contains(&path.as_str()) {
+    if PROBES.contains(&path.as_str()) {
         tracing::debug!(status, seconds = took.as_secs_f64(), "answered");
     } else {
         tracing::info!(status, seconds = took.as_secs_f64(), "answered");
@@ -103,8 +110,13 @@ async fn measure(State(app): State<App>, request: Request, next: Next) -> Respon
     response
 }
 
+/// Probes have no key, and a browser sends none; neither learns anything that is secret.
+fn is_open(path: &str) -> bool {
+    PROBES.contains(&path) || path == "/openapi.json" || path == "/docs" || path.starts_with("/docs/")
+}
+
 async fn authorize(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    if app.keys.is_empty() || OPEN.contains(&request.uri().path()) {
+    if app.keys.is_empty() || is_open(request.uri().path()) {
         return Ok(next.run(request).await);
     }
     let header = request.headers().get(header::AUTHORIZATION);

@@ -51,7 +51,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
-    telemetry::start(args.log_format);
+    let _telemetry = telemetry::start(args.log_format, args.otlp_endpoint.as_deref())?;
     let model = load::model(args.model.as_deref())?;
     let options = ServerOptions::from_args(&model, args)?;
     if !options.address.ip().is_loopback() && options.api_keys.is_empty() {
@@ -106,7 +106,8 @@ impl Server {
         let (handle, engine) = engine::start(Arc::clone(&model), open, &options, Arc::clone(&metrics))?;
         let app = App::new(model, options, handle, Arc::clone(&metrics));
         let (stop, stopped) = watch::channel(Stop::No);
-        let http = runtime.spawn(http::serve(listener, layers::router(app.clone())?, stopped));
+        let router = layers::router(app.clone())?;
+        let http = runtime.spawn(http::serve(listener, router, app.options.client_timeout, stopped));
         runtime.spawn(async move {
             let mut tick = tokio::time::interval(UPKEEP);
             loop {

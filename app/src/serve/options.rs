@@ -42,8 +42,9 @@ pub struct ServerOptions {
     pub max_queue: usize,
     /// Most bytes of a request.
     pub max_body_bytes: usize,
-    /// How long a client may take to send a request's body.
-    pub body_timeout: Duration,
+    /// How long a client may keep the server waiting: for a request's head, for its body, and to take the next part of an
+    /// answer.
+    pub client_timeout: Duration,
     /// How long a request may take.
     pub request_timeout: Duration,
     /// How long running and waiting requests have to finish once the server is asked to stop.
@@ -66,7 +67,7 @@ impl ServerOptions {
             prefix_cache: true,
             max_queue: 256,
             max_body_bytes: 8 << 20,
-            body_timeout: Duration::from_secs(60),
+            client_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(60),
         };
@@ -86,6 +87,7 @@ impl ServerOptions {
             prefix_cache: !args.no_prefix_cache,
             max_queue: args.max_queue as usize,
             max_body_bytes: usize::try_from(args.max_body_bytes)?,
+            client_timeout: args.client_timeout,
             request_timeout: args.request_timeout,
             drain_timeout: args.drain_timeout,
             ..Self::new(model)

@@ -14,6 +14,8 @@ use super::error::ApiError;
 
 /// Most stop strings, biases and the like in one request: each costs time at every token.
 const MOST_ITEMS: usize = 256;
+/// Longest grammar, in bytes; a second or two for the worst of them.
+const MOST_GRAMMAR: usize = 16 << 10;
 /// Most likely tokens that can be asked for beside the chosen one.
 pub(super) const MOST_LOGPROBS: usize = 20;
 
@@ -304,11 +306,8 @@ impl SamplingFields {
         }
         if let Some(breakers) = &self.dry_sequence_breakers {
             few("dry_sequence_breakers", breakers.len())?;
-            dry.breakers = vec![];
-            for breaker in breakers {
-                // A string is in the vocabulary on its own, or ends a sequence with its last token.
-                dry.breakers.extend(app.model.tokenizer()?.encode(breaker, false)?.last());
-            }
+            let breakers: Vec<&str> = breakers.iter().map(String::as_str).collect();
+            dry.breakers = app.model.tokenizer()?.tokens_containing(&breakers);
         }
         Ok(dry)
     }
@@ -343,6 +342,15 @@ impl SamplingFields {
                 b,
                 format!("{a} and {b} both say what the answer looks like: send one"),
             ));
+        }
+        if let Some((GrammarSpec::Lark(grammar), param)) = &first
+            && grammar.len() > MOST_GRAMMAR
+        {
+            let message = format!(
+                "the grammar has {} bytes, but must have at most {MOST_GRAMMAR}: compiling it may take the square of that",
+                grammar.len()
+            );
+            return Err(ApiError::param(*param, message));
         }
         Ok(first)
     }

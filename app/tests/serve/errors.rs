@@ -52,6 +52,7 @@ fn wrong_fields_are_named() {
         (chat("prompt_logprobs", json!(21)), "prompt_logprobs", "at most 20"),
         (chat("response_format", json!({"type": "yaml"})), "response_format.type", "yaml"),
         (chat("guided_regex", json!("(")), "guided_regex", "regular expression"),
+        (chat("guided_grammar", json!("#".repeat(20_000))), "guided_grammar", "at most 16384"),
         (chat("guided_json", json!("{")), "guided_json", "not valid JSON"),
         (chat("tools", json!([{"type": "function"}])), "tools[0].function.name", "a name"),
         (chat("tool_choice", json!("required")), "tool_choice", "no tools"),

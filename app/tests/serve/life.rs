@@ -1,7 +1,5 @@
 //! How a server begins, survives the loss of its device, and ends.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -174,42 +172,4 @@ fn options_that_contradict_each_other_are_refused() {
         format!("{:#}", Server::start(model, cpu(), options).unwrap_err())
             .contains("another --host or --port")
     );
-}
-
-/// The binary itself, on a port of its own.
-#[cfg(unix)]
-#[test]
-fn the_binary_serves_until_it_is_told_to_stop() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tread"))
-        .args(["serve", "nano", "--port", "0", "--backend", "cpu", "--log-format", "json"])
-        .env_remove("RUST_LOG")
-        .env_remove("TREAD_API_KEY")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let base = line.trim().rsplit_once(' ').unwrap().1.strip_suffix("/v1").unwrap().to_owned();
-    assert!(line.starts_with("nano on cpu"), "{line}");
-    let client = Client { base, ..Client::new(([127, 0, 0, 1], 1).into()) };
-    assert_eq!(content(&client.chat(QUESTION, json!({}))), ANSWER);
-    let asked = {
-        let client = client.clone();
-        std::thread::spawn(move || client.chat("Speak on!", json!({"max_tokens": 60, "ignore_eos": true})))
-    };
-    client.until("it runs", |client| client.metric("vllm:num_requests_running") == 1.0);
-    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    assert_eq!(asked.join().unwrap().good()["usage"]["completion_tokens"], 60);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    let mut log = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    let lines: Vec<serde_json::Value> = log
-        .lines()
-        .filter(|line| !line.contains("XDG_RUNTIME_DIR"))
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
-        .collect();
-    let finished = lines.iter().find(|line| line["message"] == "finished").unwrap();
-    assert!(finished["span"]["id"].is_string() && finished["generation_tokens"].is_u64(), "{finished}");
 }

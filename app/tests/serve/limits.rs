@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::gate::Gate;
-use super::{Answer, Client, cpu, start};
+use super::{Answer, Client, cpu, merged, start};
 
 #[test]
 fn a_full_queue_refuses_and_says_when_to_come_back() {
@@ -44,19 +44,19 @@ fn a_request_that_takes_too_long_is_given_up() {
     let gate = Gate::closed();
     let server = start(gate.device(), |options| options.request_timeout = Duration::from_millis(300));
     let client = Client::new(server.address());
-    let ask = |stream: bool| {
-        let client = client.clone();
-        std::thread::spawn(move || client.chat("Speak", json!({"stream": stream, "max_tokens": 100})))
+    let body = json!({"prompt": "Speak", "max_tokens": 100});
+    let whole = {
+        let (client, body) = (client.clone(), body.clone());
+        std::thread::spawn(move || client.post("/v1/completions", body))
     };
-    let (whole, streamed) = (ask(false), ask(true));
-    // The first step ends long after the time is over.
+    // The first step ends long after the time is over: a stream waits longer for its first event before it begins.
     gate.wait_for_steps(1);
-    client.until("the streams have begun", |client| client.metric("http_requests_total") >= 1.0);
-    std::thread::sleep(Duration::from_millis(600));
-    gate.let_steps(2);
-    let error = whole.join().unwrap().error(504);
-    assert_eq!(error["code"], "timeout");
-    let text = streamed.join().unwrap().text;
+    let body = merged(body, json!({"stream": true})).to_string();
+    let streamed = client.send("/v1/completions", "application/json", &body);
+    assert_eq!(streamed.status(), 200);
+    gate.let_steps(1);
+    assert_eq!(whole.join().unwrap().error(504)["code"], "timeout");
+    let text = Answer::new(streamed).text;
     assert!(text.contains("\"code\":\"timeout\"") && text.ends_with("data: [DONE]\n\n"), "{text}");
     gate.open();
     client.until("nothing is left", |client| client.metric("vllm:num_requests_running") == 0.0);
@@ -74,7 +74,7 @@ fn large_bodies_are_refused() {
 
 #[test]
 fn a_body_that_does_not_come_is_not_waited_for() {
-    let server = start(cpu(), |options| options.body_timeout = Duration::from_millis(100));
+    let server = start(cpu(), |options| options.client_timeout = Duration::from_millis(100));
     let mut half = TcpStream::connect(server.address()).unwrap();
     half.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"pro")
         .unwrap();
@@ -82,6 +82,33 @@ fn a_body_that_does_not_come_is_not_waited_for() {
     half.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not arrive"), "{answer}");
     Client::new(server.address()).complete("a", json!({})).good();
+}
+
+#[test]
+fn an_answer_nobody_reads_holds_nothing_up() {
+    let server = start(cpu(), |options| {
+        options.client_timeout = Duration::from_millis(300);
+        options.context_length = 1024;
+        options.kv_tokens = 8 * 1024;
+        options.max_queue = 0;
+    });
+    let client = Client::new(server.address());
+    let mut deaf = TcpStream::connect(server.address()).unwrap();
+    // More than the system holds between the two.
+    let body = json!({
+        "messages": [{"role": "user", "content": "Speak"}], "n": 8, "ignore_eos": true, "stream": true,
+        "logprobs": true, "top_logprobs": 20,
+    });
+    let body = body.to_string();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json";
+    write!(deaf, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    client.until("all of it is made", |client| client.metric("vllm:request_success_total") == 8.0);
+    // Its places are free for others though it has read nothing.
+    client.complete("a", json!({"n": 8, "max_tokens": 2})).good();
+    std::thread::sleep(Duration::from_millis(900));
+    let mut answer = vec![];
+    let _ = deaf.read_to_end(&mut answer);
+    assert!(!answer.ends_with(b"[DONE]\n\n\r\n0\r\n\r\n"), "{} bytes", answer.len());
 }
 
 #[test]
@@ -119,7 +146,7 @@ fn keys_are_asked_for() {
         }
     }
     client.key = None;
-    for open in ["/health", "/ready", "/version", "/metrics"] {
+    for open in ["/health", "/ready", "/version", "/metrics", "/docs/", "/openapi.json"] {
         assert_eq!(client.get(open).status, 200, "{open}");
     }
 }

@@ -1,6 +1,8 @@
 //! The server as its clients meet it: the shapes of its answers, its errors, its limits, and how it ends.
 
 mod answers;
+#[cfg(unix)]
+mod binary;
 mod errors;
 mod gate;
 mod life;

@@ -7,7 +7,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use super::vocabulary::Vocabulary;
-use super::{Grammar, GrammarSpec, brief};
+use super::{Grammar, GrammarSpec, brief, limits};
 use crate::model::Model;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -24,8 +24,6 @@ pub struct GrammarCompiler {
 const JSON_SPACE: &str = r"\x20|\x0A{1,2}[\x20\x09]{0,20}";
 /// A hundred MiB or so; llguidance's own limit is several times that.
 const MAX_LEXER_STATES: usize = 50_000;
-/// Brackets within brackets: llguidance reads Lark and regular expressions by recursion.
-const MAX_DEPTH: usize = 200;
 
 impl GrammarCompiler {
     /// For the tokenizer of `model`.
@@ -55,25 +53,31 @@ impl GrammarCompiler {
     pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar> {
         let (what, grammar) = match spec {
             GrammarSpec::JsonObject => ("JSON schema", json_schema(&json!({ "type": "object" }))),
-            GrammarSpec::JsonSchema(schema) => ("JSON schema", json_schema(schema)),
+            GrammarSpec::JsonSchema(schema) => {
+                limits::check_schema(schema)?;
+                ("JSON schema", json_schema(schema))
+            }
             GrammarSpec::Regex(regex) => {
-                check_depth("regular expression", regex)?;
+                limits::check_expression(regex)?;
                 ("regular expression", TopLevelGrammar::from_regex(without_anchors(regex)))
             }
-            GrammarSpec::Choice(texts) => ("choice", TopLevelGrammar::from_lark(choice(texts)?)),
+            GrammarSpec::Choice(texts) => {
+                let lark = choice(texts)?;
+                limits::check_lark(&lark)?;
+                ("choice", TopLevelGrammar::from_lark(lark))
+            }
             GrammarSpec::Lark(lark) => {
-                check_depth("grammar", lark)?;
+                limits::check_lark(lark)?;
                 ("grammar", TopLevelGrammar::from_lark(lark.clone()))
             }
         };
-        let wrong = |e: &dyn std::fmt::Display| {
-            Error::Config(format!("the {what} cannot be used: {}", brief(&e.to_string())))
-        };
-        let parser = self.factory.create_parser(grammar).map_err(|e| wrong(&e))?;
-        let matcher = Matcher::new(Ok(parser));
-        if let Some(error) = matcher.get_error() {
-            return Err(wrong(&error));
-        }
+        let matcher = limits::with_deep_stack(|| {
+            let matcher = Matcher::new(self.factory.create_parser(grammar));
+            match matcher.get_error() {
+                None => Ok(matcher),
+                Some(error) => Err(Error::Config(format!("the {what} cannot be used: {}", brief(&error)))),
+            }
+        })?;
         Ok(Grammar { matcher, vocabulary: self.vocabulary.clone(), wait: None })
     }
 }
@@ -118,22 +122,4 @@ fn without_anchors(regex: &str) -> &str {
         Some(start) if start.bytes().rev().take_while(|&b| b == b'\\').count() % 2 == 0 => start,
         _ => regex,
     }
-}
-
-/// Brackets inside strings and classes are counted too: a limit, not a parser.
-fn check_depth(what: &str, source: &str) -> Result<()> {
-    let mut depth = 0usize;
-    for byte in source.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return Err(Error::Config(format!(
-                "the {what} has more than {MAX_DEPTH} brackets within brackets"
-            )));
-        }
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Structured output: a grammar says which tokens may come next (llguidance).
 
 mod compiler;
+mod limits;
 mod mask;
 mod vocabulary;
 mod wait;
@@ -120,10 +121,13 @@ fn failed(error: &impl std::fmt::Display) -> Error {
     Error::Config(format!("the grammar cannot be followed further: {message}"))
 }
 
-/// llguidance's message without the dumps of its state it may add.
+/// llguidance's message without the dumps of its state it may add; it may quote a whole grammar, too.
 fn brief(message: &str) -> &str {
-    message.split("\n<").next().unwrap_or(message).trim_end()
+    let message = message.split("\n<").next().unwrap_or(message).trim_end();
+    &message[..message.floor_char_boundary(MAX_MESSAGE)]
 }
+
+const MAX_MESSAGE: usize = 1000;
 
 #[cfg(test)]
 pub(crate) mod tests;

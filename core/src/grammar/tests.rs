@@ -253,21 +253,46 @@ fn a_grammar_may_start_after_a_marker() {
 
 #[test]
 fn what_cannot_be_used_says_why() {
-    let nested = |open: &str, count: usize| open.repeat(count);
     for (spec, says) in [
         (GrammarSpec::JsonSchema(json!({ "type": "nonsense" })), "nonsense"),
         (GrammarSpec::JsonSchema(json!({ "$ref": "#/$defs/missing" })), "missing"),
         (GrammarSpec::JsonSchema(json!({ "not": { "type": "string" } })), "not"),
         (GrammarSpec::Regex("a(".into()), "the regular expression cannot be used"),
-        (GrammarSpec::Regex(nested("(", 100_000)), "brackets within brackets"),
-        (GrammarSpec::Lark(format!("start: {}", nested("(", 100_000))), "brackets within brackets"),
+        (GrammarSpec::Regex("(".repeat(2000) + &")".repeat(2000)), "invalid regex"),
+        (GrammarSpec::Regex("a?".repeat(4000)), "is 8000, but may be at most 4096"),
+        (GrammarSpec::Lark(format!("start: {}", "(".repeat(100_000))), "too deeply nested"),
+        (GrammarSpec::Lark("\n".repeat(30_000)), "the number of the grammar's lines"),
+        (GrammarSpec::Lark(" ".repeat(2_000_000)), "the grammar's length"),
+        (GrammarSpec::JsonSchema(json!({ "enum": vec![json!({}); 30_000] })), "the number of schemas"),
+        (
+            GrammarSpec::JsonSchema(json!({ "items": { "pattern": "a?".repeat(20_000) } })),
+            "patterns in bytes",
+        ),
         (GrammarSpec::Lark("start: missing".into()), "missing"),
         (GrammarSpec::Lark(String::new()), "the grammar cannot be used"),
         (GrammarSpec::Choice(vec![]), "at least one"),
         (GrammarSpec::JsonSchema(json!({ "enum": (0..200_000).collect::<Vec<_>>() })), "too big"),
     ] {
         let error = nano().compiler.compile(&spec).unwrap_err().to_string();
-        assert!(error.contains(says) && !error.contains("non-verbose"), "{error}");
+        assert!(error.contains(says) && !error.contains("non-verbose") && error.len() < 2000, "{error}");
+    }
+}
+
+/// A level of the stack for each, on a small stack.
+#[test]
+fn long_chains_of_definitions() {
+    let rules = (0..15_000).map(|i| format!("r{i}: \"(\" r{} \")\"\n", i + 1)).collect::<String>();
+    let schemas = (0..9_000).map(|i| {
+        let next = format!("#/$defs/{}", i + 1);
+        (i.to_string(), json!({ "type": "array", "items": { "$ref": next } }))
+    });
+    let schemas: Value =
+        schemas.chain([("9000".to_owned(), json!({}))]).collect::<serde_json::Map<_, _>>().into();
+    for spec in [
+        GrammarSpec::Lark(format!("start: r0\n{rules}r15000: \"x\"\n")),
+        GrammarSpec::JsonSchema(json!({ "$ref": "#/$defs/0", "$defs": schemas })),
+    ] {
+        assert!(!nano().compile(&spec).is_complete());
     }
 }
 

@@ -1,212 +1,30 @@
-//! The one thread that owns the engine, and the handle by which HTTP talks to it.
-//!
-//! A compiled model cannot leave the thread that compiled it, so that thread opens the device, runs the steps, and opens
-//! the device anew when it is lost. Commands come by one channel; each request's events go back by its own.
+//! The engine's thread: takes commands, runs steps, tells what happened, and opens the device anew when it is lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tread_core::backend::{Backend, Executable};
-use tread_core::engine::{Engine, Event, Request, RequestId, Task};
+use tread_core::backend::Executable;
+use tread_core::engine::{Engine, Event, RequestId};
 use tread_core::model::Model;
 
-use super::metrics::Metrics;
-use super::options::ServerOptions;
-use super::record::Record;
-
-/// Opens the device; called again after it was lost.
-pub type OpenDevice = Box<dyn FnMut() -> anyhow::Result<Box<dyn Backend>> + Send>;
+use super::super::metrics::Metrics;
+use super::super::options::ServerOptions;
+use super::super::record::Record;
+use super::{Command, Events, Failure, OpenDevice, Slot, Status, Submit};
 
 /// Seconds before each attempt to open a lost device.
 const PAUSES: [u64; 6] = [0, 1, 2, 4, 8, 16];
 /// Devices lost in a row without a step between, after which another one will not help.
 const MOST_LOSSES: usize = 3;
 
-/// Where the engine stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Status {
-    /// Weights are on their way to the device.
-    Loading,
-    /// Steps run. The text names the device.
-    Ready(String),
-    /// The device was lost and is opened anew.
-    Rebuilding,
-    /// The end.
-    Failed(String),
-}
-
-/// Why a request has no answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    /// The engine refused or gave up this request.
-    #[error(transparent)]
-    Request(tread_core::Error),
-    /// Others wait already.
-    #[error("the server is busy: {capacity} sequences run or wait; try again soon")]
-    QueueFull {
-        /// Sequences that fit.
-        capacity: usize,
-    },
-    /// It would not fit an idle server.
-    #[error(
-        "the request asks for {sequences} sequences (prompts times n), but this server takes at most {capacity} at a \
-         time (--max-sequences and --max-queue): send fewer"
-    )]
-    TooMany {
-        /// What was asked for.
-        sequences: usize,
-        /// What fits.
-        capacity: usize,
-    },
-    /// It took too long.
-    #[error("the request was given up after {} seconds (--request-timeout)", .0.as_secs_f64())]
-    Timeout(Duration),
-    /// The server ends.
-    #[error("the server is shutting down")]
-    Stopping,
-    /// The device is gone for good.
-    #[error("the device was lost and could not be opened again: {0}")]
-    Lost(String),
-}
-
-enum Command {
-    Submit { requests: Vec<(RequestId, Request)>, events: Events, deadline: Instant, span: tracing::Span },
-    Abort(Vec<RequestId>),
-    Stop,
-}
-
-type Item = (usize, Result<Event, Failure>);
-type Events = UnboundedSender<Item>;
-
-/// Talks to the engine's thread.
-#[derive(Clone, Debug)]
-pub(super) struct EngineHandle {
-    commands: mpsc::Sender<Command>,
-    status: watch::Receiver<Status>,
-    next_id: Arc<AtomicU64>,
-    /// Sequences in the server: each of the `n` of a request counts.
-    live: Arc<AtomicUsize>,
-    capacity: usize,
-    request_timeout: Duration,
-}
-
-impl EngineHandle {
-    /// Hands requests in, all or none. Their events come from the stream, with the index in `requests`.
-    pub(super) fn submit(&self, requests: Vec<Request>) -> Result<EventStream, Failure> {
-        let sequences = requests.iter().map(choices).sum();
-        let capacity = self.capacity;
-        if sequences > capacity {
-            return Err(Failure::TooMany { sequences, capacity });
-        }
-        if let Status::Failed(reason) = &*self.status.borrow() {
-            return Err(Failure::Lost(reason.clone()));
-        }
-        if self.live.fetch_add(sequences, Ordering::Relaxed) + sequences > capacity {
-            self.live.fetch_sub(sequences, Ordering::Relaxed);
-            return Err(Failure::QueueFull { capacity });
-        }
-        let first = self.next_id.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        let ids: Vec<_> = (first..).map(RequestId).take(requests.len()).collect();
-        let (events, receiver) = unbounded_channel();
-        let stream = EventStream { events: receiver, handle: self.clone(), ids: ids.clone(), sequences };
-        let deadline = Instant::now() + self.request_timeout;
-        let requests = ids.into_iter().zip(requests).collect();
-        let span = tracing::Span::current();
-        // If the thread is gone, the stream ends at once and says so.
-        let _ = self.commands.send(Command::Submit { requests, events, deadline, span });
-        Ok(stream)
-    }
-
-    /// Where the engine stands.
-    pub(super) fn status(&self) -> Status {
-        self.status.borrow().clone()
-    }
-
-    /// Its changes. Closed when the thread has ended.
-    pub(super) fn watch(&self) -> watch::Receiver<Status> {
-        self.status.clone()
-    }
-
-    /// Whether another sequence would be refused.
-    pub(super) fn is_full(&self) -> bool {
-        self.live.load(Ordering::Relaxed) >= self.capacity
-    }
-
-    /// Ends the thread; requests that are not finished fail.
-    pub(super) fn stop(&self) {
-        let _ = self.commands.send(Command::Stop);
-    }
-}
-
-fn choices(request: &Request) -> usize {
-    match &request.task {
-        Task::Generate(generate) => generate.n,
-        Task::Embed => 1,
-    }
-}
-
-/// The events of the requests of one call. Dropping it aborts what is not finished: a client that went away costs
-/// nothing from then on.
-#[derive(Debug)]
-pub(super) struct EventStream {
-    events: UnboundedReceiver<Item>,
-    handle: EngineHandle,
-    ids: Vec<RequestId>,
-    sequences: usize,
-}
-
-impl EventStream {
-    /// The next event and the index of its request. Ask no more once every request is done.
-    pub(super) async fn next(&mut self) -> Result<(usize, Event), Failure> {
-        match self.events.recv().await {
-            Some((index, event)) => event.map(|event| (index, event)),
-            None => Err(Failure::Lost("the engine has ended".into())),
-        }
-    }
-}
-
-impl Drop for EventStream {
-    fn drop(&mut self) {
-        self.handle.live.fetch_sub(self.sequences, Ordering::Relaxed);
-        let _ = self.handle.commands.send(Command::Abort(std::mem::take(&mut self.ids)));
-    }
-}
-
-/// Starts the thread. It ends after [`EngineHandle::stop`], or when the device cannot be had.
-pub(super) fn start(
-    model: Arc<Model>,
-    open: OpenDevice,
-    options: &ServerOptions,
-    metrics: Arc<Metrics>,
-) -> std::io::Result<(EngineHandle, std::thread::JoinHandle<anyhow::Result<()>>)> {
-    let (commands, receiver) = mpsc::channel();
-    let (status, watcher) = watch::channel(Status::Loading);
-    let handle = EngineHandle {
-        commands,
-        status: watcher,
-        next_id: Arc::default(),
-        live: Arc::default(),
-        capacity: options.capacity(),
-        request_timeout: options.request_timeout,
-    };
-    let device = Device { open, model, options: options.clone() };
-    let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-        let result = Worker::new(device, receiver, status, metrics).and_then(Worker::run);
-        result.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "the engine has ended"))
-    })?;
-    Ok((handle, thread))
-}
-
 /// How to get an executable, as often as need be.
-struct Device {
-    open: OpenDevice,
-    model: Arc<Model>,
-    options: ServerOptions,
+pub(super) struct Device {
+    pub(super) open: OpenDevice,
+    pub(super) model: Arc<Model>,
+    pub(super) options: ServerOptions,
 }
 
 impl Device {
@@ -225,9 +43,11 @@ struct Active {
     events: Events,
     deadline: Instant,
     record: Record,
+    /// Held until the request ends.
+    _slot: Slot,
 }
 
-struct Worker {
+pub(super) struct Worker {
     device: Device,
     engine: Engine,
     commands: mpsc::Receiver<Command>,
@@ -238,7 +58,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(
+    pub(super) fn new(
         mut device: Device,
         commands: mpsc::Receiver<Command>,
         status: watch::Sender<Status>,
@@ -253,7 +73,7 @@ impl Worker {
         Ok(Self { device, engine, commands, status, metrics, active: HashMap::new(), stopping: false })
     }
 
-    fn run(mut self) -> anyhow::Result<()> {
+    pub(super) fn run(mut self) -> anyhow::Result<()> {
         let mut losses = 0;
         loop {
             self.take_commands();
@@ -302,9 +122,10 @@ impl Worker {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Submit { requests, events, deadline, span } => {
-                for (index, (id, request)) in requests.into_iter().enumerate() {
+                for (index, Submit { id, request, slot }) in requests.into_iter().enumerate() {
                     let record = Record::new(&request, span.clone());
-                    self.active.insert(id, Active { index, events: events.clone(), deadline, record });
+                    let events = events.clone();
+                    self.active.insert(id, Active { index, events, deadline, record, _slot: slot });
                     if let Err(error) = self.engine.submit(id, request) {
                         self.fail(id, Failure::Request(error));
                     }
