@@ -1,8 +1,9 @@
 //! Many requests on one executable: continuous batching over a paged KV cache with prefix reuse.
 //!
 //! A request becomes a `sequence`; the `scheduler` chooses at every step which sequences run with how many rows and in
-//! which blocks; the `runner` makes a batch of that, and the `digest` makes tokens and events of what it computes. What a sequence says depends on nothing but its own request:
-//! not on who else is in a step, on what the prefix cache holds, or on whether it was preempted.
+//! which blocks; the `runner` makes a batch of that, and the `digest` makes tokens and events of what it computes. What
+//! a sequence says depends on nothing but its own request: not on who else is in a step, on what the prefix cache holds,
+//! or on whether it was preempted.
 
 mod digest;
 mod request;
