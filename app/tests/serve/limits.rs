@@ -32,6 +32,9 @@ fn a_full_queue_refuses_and_says_when_to_come_back() {
     // More than could ever fit is not a matter of waiting.
     let error = client.complete(json!(["a", "b", "c"]), json!({})).error(400);
     assert_eq!(error["code"], "too_many_sequences");
+    // Nothing is made of them: that the last one is empty is not even seen.
+    let error = client.complete(json!(["a", "b", ""]), json!({})).error(400);
+    assert_eq!((&error["code"], &error["param"]), (&json!("too_many_sequences"), &json!("prompt")));
     gate.open();
     first.join().unwrap().good();
     second.join().unwrap().good();
