@@ -165,7 +165,7 @@ fn pages_of_listed_origins_may_call() {
         let mut stream = TcpStream::connect(server.address()).unwrap();
         let request = format!(
             "OPTIONS /v1/chat/completions HTTP/1.1\r\nhost: a\r\norigin: {origin}\r\naccess-control-request-method: POST\r\n\
-             access-control-request-headers: authorization\r\nconnection: close\r\n\r\n"
+             access-control-request-headers: authorization,x-stainless-os\r\nconnection: close\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -175,6 +175,7 @@ fn pages_of_listed_origins_may_call() {
     let allowed = preflight("https://a.example");
     assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
     assert!(allowed.contains("access-control-allow-origin: https://a.example"), "{allowed}");
+    assert!(allowed.contains("access-control-allow-headers: authorization,x-stainless-os"), "{allowed}");
     assert!(!preflight("https://b.example").contains("access-control-allow-origin"));
     client.get("/v1/models").error(401);
 }
