@@ -34,6 +34,10 @@ impl Digest<'_> {
             let rows: Vec<_> = positions.zip(own.chunks_exact(vocab_size)).collect();
             sequence.computed += chunk.rows;
             self.scheduler.blocks.enter(&mut sequence.table, &sequence.tokens[..sequence.computed]);
+            // Another choice of its request failed in this step.
+            if !self.unfinished.contains_key(&sequence.request) {
+                continue;
+            }
             match self.sequence(chunk.index, &rows, own_features) {
                 Ok(new) => forks.push((chunk.index, new)),
                 Err(error) => {
