@@ -120,7 +120,7 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resu
         return Ok(next.run(request).await);
     }
     let header = request.headers().get(header::AUTHORIZATION);
-    let Some(key) = header.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")) else {
+    let Some(key) = header.and_then(|value| bearer(value.as_bytes())) else {
         app.metrics.rejected("unauthorized");
         return Err(ApiError::unauthorized(
             "this server asks for a key: send it as `Authorization: Bearer KEY`",
@@ -132,6 +132,12 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resu
         return Err(ApiError::unauthorized("the key is not one of this server's"));
     }
     Ok(next.run(request).await)
+}
+
+/// The key after the scheme, whose letters may be small or capital (RFC 9110, section 11.1).
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = header.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
 }
 
 /// What is kept of a key.

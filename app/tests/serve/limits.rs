@@ -148,6 +148,9 @@ fn keys_are_asked_for() {
             client.complete("a", json!({})).error(401);
         }
     }
+    let small =
+        client.agent.get(format!("{}/v1/models", client.base)).header("authorization", "bearer first");
+    assert_eq!(small.call().unwrap().status(), 200, "the scheme's case is the client's");
     client.key = None;
     for open in ["/health", "/ready", "/version", "/metrics", "/docs/", "/openapi.json"] {
         assert_eq!(client.get(open).status, 200, "{open}");
