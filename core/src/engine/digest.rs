@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::request::{Delta, Event, Finish, RequestId};
 use super::scheduler::{Plan, Scheduler};
 use super::sequence::{Sequence, State};
-use crate::Result;
 use crate::backend::Output;
 use crate::model::Model;
+use crate::{Error, Result};
 
 pub(super) struct Digest<'a> {
     pub(super) model: &'a Model,
@@ -72,6 +72,11 @@ impl Digest<'_> {
         let (id, tokens) = (sequence.request, sequence.prompt);
         let (cached, waited) = sequence.admitted.unwrap_or_default();
         let Some(continuation) = &mut sequence.continuation else {
+            if features.iter().any(|value| !value.is_finite()) {
+                return Err(Error::Device(
+                    "the device computed a hidden state that is not of numbers".into(),
+                ));
+            }
             sequence.state = State::Ended;
             self.events.push((id, Event::Prompt { tokens, cached, waited, logprobs: vec![] }));
             self.events.push((id, Event::Features(features.to_vec())));

@@ -193,13 +193,16 @@ fn a_continuation_ends_as_it_was_told() {
 #[test]
 fn an_embedding_is_the_last_tokens() {
     let tokens = prompt(8, 70);
-    let sum = tokens.iter().sum::<u32>() as f32;
-    let mut engine = ROOMY.engine(&Rc::default());
+    let (last, sum) = (tokens.last().copied(), tokens.iter().sum::<u32>() as f32);
+    let control = Rc::<Control>::default();
+    let mut engine = ROOMY.engine(&control);
     let embed = Request { prompt: tokens, task: Task::Embed };
-    let heard = run(&mut engine, [request(prompt(1, 9), greedy(5)), embed.clone(), embed]);
+    let heard = run(&mut engine, [request(prompt(1, 9), greedy(5)), embed.clone(), embed.clone()]);
     for heard in &heard[1..] {
         assert_eq!((&heard.features, heard.done), (&vec![70.0, sum], true));
     }
+    control.nan_after.set(last);
+    assert!(run(&mut engine, [embed]).remove(0).failed.is_some());
 }
 
 #[test]
