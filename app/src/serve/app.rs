@@ -34,7 +34,7 @@ pub(super) struct Shared {
     grammars: OnceLock<GrammarCompiler>,
     longest_token: OnceLock<usize>,
     /// How much may be prepared at a time.
-    preparing: Semaphore,
+    preparing: Arc<Semaphore>,
 }
 
 impl Deref for App {
@@ -54,7 +54,8 @@ impl App {
     ) -> Self {
         let keys = options.api_keys.iter().map(|key| layers::digest(key.as_bytes())).collect();
         let started = unix_time();
-        let preparing = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let preparing = Arc::new(Semaphore::new(processors));
         Self(Arc::new(Shared {
             model,
             options,
@@ -127,10 +128,15 @@ impl App {
         work: impl FnOnce(&Self) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         // The semaphore is never closed.
-        let _permit = self.preparing.acquire().await;
+        let permit = Arc::clone(&self.preparing).acquire_owned().await;
         let app = self.clone();
         let span = tracing::Span::current();
-        let result = tokio::task::spawn_blocking(move || span.in_scope(|| work(&app))).await;
+        let work = move || {
+            // Held by the work itself, which goes on when its client has gone.
+            let _permit = permit;
+            span.in_scope(|| work(&app))
+        };
+        let result = tokio::task::spawn_blocking(work).await;
         result.unwrap_or_else(|error| {
             tracing::error!(%error, "preparing a request failed");
             Err(ApiError::server(

@@ -139,6 +139,7 @@ fn prepare(
         echo,
         top,
         prompt_top,
+        special: !generate.skip_special,
         offsets,
         usage: Usage::default(),
     };
@@ -156,6 +157,8 @@ struct Answer {
     /// Likeliest tokens asked for.
     top: Option<usize>,
     prompt_top: Option<usize>,
+    /// Whether special tokens are in the answers' text.
+    special: bool,
     /// Where the next token of each choice starts, in characters.
     offsets: Vec<usize>,
     usage: Usage,
@@ -217,8 +220,10 @@ impl Answer {
             piece.text = prompt.text.clone().unwrap_or_else(decoded);
             if let Some(top) = self.top {
                 let (mut list, mut offset) = (CompletionLogprobs::default(), 0);
+                // A text has no such tokens in front of it as the tokenizer adds.
+                let special = prompt.text.is_none();
                 for (&token, score) in prompt.tokens.iter().zip(scores) {
-                    offset = list.push(tokenizer, token, score.as_ref(), top, offset);
+                    offset = list.push(tokenizer, token, score.as_ref(), top, offset, special);
                 }
                 piece.logprobs = Some(list);
             }
@@ -240,7 +245,7 @@ impl Answer {
         {
             let mut list = CompletionLogprobs::default();
             let offset = &mut self.offsets[index];
-            *offset = list.push(tokenizer, score.token, Some(score), top, *offset);
+            *offset = list.push(tokenizer, score.token, Some(score), top, *offset, self.special);
             piece.logprobs = Some(list);
         }
         if let Some(finish) = delta.finish {
@@ -264,7 +269,10 @@ impl Pieces for Streamed {
     fn event(&mut self, index: usize, event: Event) -> Vec<String> {
         let pieces = self.answer.pieces(index, event);
         let silent = |piece: &CompletionChoice| {
-            piece.text.is_empty() && piece.logprobs.is_none() && piece.finish_reason.is_none()
+            piece.text.is_empty()
+                && piece.logprobs.is_none()
+                && piece.prompt_logprobs.is_none()
+                && piece.finish_reason.is_none()
         };
         pieces.into_iter().filter(|piece| !silent(piece)).map(|piece| self.chunk(vec![piece], None)).collect()
     }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi as _;
@@ -120,7 +120,7 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resu
         return Ok(next.run(request).await);
     }
     let header = request.headers().get(header::AUTHORIZATION);
-    let Some(key) = header.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")) else {
+    let Some(key) = header.and_then(|value| bearer(value.as_bytes())) else {
         app.metrics.rejected("unauthorized");
         return Err(ApiError::unauthorized(
             "this server asks for a key: send it as `Authorization: Bearer KEY`",
@@ -134,6 +134,12 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resu
     Ok(next.run(request).await)
 }
 
+/// The key after the scheme, whose letters may be small or capital (RFC 9110, section 11.1).
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = header.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
+}
+
 /// What is kept of a key.
 pub(super) fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
@@ -142,7 +148,8 @@ pub(super) fn digest(key: &[u8]) -> [u8; 32] {
 fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("x-request-id")])
+        // OpenAI's client for browsers sends a dozen of its own (`x-stainless-os`).
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER]);
     if origins.iter().any(|origin| origin == "*") {
         return Ok(layer.allow_origin(tower_http::cors::Any));

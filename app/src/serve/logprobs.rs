@@ -61,7 +61,8 @@ pub(super) struct CompletionLogprobs {
 }
 
 impl CompletionLogprobs {
-    /// Adds a token that starts at character `offset`; returns where the next one starts.
+    /// Adds a token that starts at character `offset`; returns where the next one starts. `special` tells whether
+    /// special tokens are in the text.
     pub(super) fn push(
         &mut self,
         tokenizer: &Tokenizer,
@@ -69,6 +70,7 @@ impl CompletionLogprobs {
         score: Option<&TokenLogprob>,
         top: usize,
         offset: usize,
+        special: bool,
     ) -> usize {
         let name = |id| {
             let bytes = tokenizer.token_bytes(id).unwrap_or_default();
@@ -84,7 +86,7 @@ impl CompletionLogprobs {
         // Half a character counts with its other half.
         let bytes = tokenizer.token_bytes(token).unwrap_or_default();
         let starts = bytes.iter().filter(|&&byte| byte & 0xC0 != 0x80).count();
-        offset + if tokenizer.is_special(token) { 0 } else { starts }
+        offset + if special || !tokenizer.is_special(token) { starts } else { 0 }
     }
 
     pub(super) fn append(&mut self, mut other: Self) {

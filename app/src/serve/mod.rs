@@ -168,7 +168,8 @@ impl Server {
     pub fn wait(self) -> Result<()> {
         let Self { app, runtime, engine, http, stop, .. } = self;
         let ended = runtime.block_on(drain(&app, http, &stop));
-        let loading = app.engine.status() == Status::Loading;
+        // A thread that has panicked meanwhile says nothing more, but has hung up.
+        let loading = app.engine.status() == Status::Loading && app.engine.watch().has_changed().is_ok();
         app.engine.stop();
         // A model that is being loaded cannot be interrupted, and nobody waits for it.
         let engine = if ended.is_ok() && !loading {

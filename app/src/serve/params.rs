@@ -14,6 +14,8 @@ use super::error::ApiError;
 
 /// Most stop strings, biases and the like in one request: each costs time at every token.
 const MOST_ITEMS: usize = 256;
+/// Most bytes of all stop strings of a request: they are copied for every sequence, and looked for at every token.
+const MOST_STOP: usize = 16 << 10;
 /// Longest grammar, in bytes; a second or two for the worst of them.
 const MOST_GRAMMAR: usize = 16 << 10;
 /// Most likely tokens that can be asked for beside the chosen one.
@@ -189,6 +191,13 @@ impl SamplingFields {
             Some(OneOrMany::Many(many)) => many.clone(),
         };
         few("stop", stop.len())?;
+        let bytes: usize = stop.iter().map(String::len).sum();
+        if bytes > MOST_STOP {
+            return Err(ApiError::param(
+                "stop",
+                format!("the stop strings have {bytes} bytes, but must have at most {MOST_STOP}"),
+            ));
+        }
         if stop.iter().any(String::is_empty) {
             return Err(ApiError::param("stop", "a stop string is empty: leave it out"));
         }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::App;
+use super::engine::Failure;
 use super::error::ApiError;
 
 /// A text, token ids, or several of either.
@@ -33,6 +34,8 @@ pub(super) struct Prompt {
 
 impl TextInput {
     /// The prompts, each of which fits the context with `room` more tokens. `param` is where they stand in the request.
+    /// More than the server takes at a time are refused before anything is made of them: a million fit into a body, and
+    /// each would become a request with all its parameters.
     pub(super) fn tokenize(
         self,
         app: &App,
@@ -40,6 +43,11 @@ impl TextInput {
         add_special_tokens: bool,
         room: usize,
     ) -> Result<Vec<Prompt>, ApiError> {
+        let (sequences, capacity) = (self.count(), app.options.capacity());
+        if sequences > capacity {
+            app.metrics.rejected("too_many_sequences");
+            return Err(ApiError::from(Failure::TooMany { sequences, capacity }).about(param));
+        }
         let text = |text: String| -> Result<Prompt, ApiError> {
             check_length(app, param, &text)?;
             let tokens = app.model.tokenizer()?.encode(&text, add_special_tokens)?;
@@ -60,6 +68,14 @@ impl TextInput {
         }
         prompts.iter().try_for_each(|prompt| check(app, param, &prompt.tokens, room))?;
         Ok(prompts)
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Self::Text(_) | Self::Tokens(_) => 1,
+            Self::Texts(texts) => texts.len(),
+            Self::TokenLists(lists) => lists.len(),
+        }
     }
 }
 

@@ -129,6 +129,14 @@ fn echo_scores_a_text_without_generating() {
         let offset = offset.as_u64().unwrap() as usize;
         assert!(text.chars().skip(offset).collect::<String>().starts_with(token.as_str().unwrap()));
     }
+    // Ids may be of special tokens, which then are in the text.
+    let special =
+        client.complete(json!([1, 2, 3]), json!({"echo": true, "logprobs": 0, "max_tokens": 0})).good();
+    let (choice, whole) = (&special["choices"][0], special["choices"][0]["text"].as_str().unwrap());
+    for (offset, token) in list(choice, "text_offset").iter().zip(list(choice, "tokens")) {
+        let offset = offset.as_u64().unwrap() as usize;
+        assert!(whole.chars().skip(offset).collect::<String>().starts_with(token.as_str().unwrap()));
+    }
     // The same with one more token, as older harnesses ask for it.
     let one = client.complete(&*text, json!({"echo": true, "logprobs": 2, "max_tokens": 1})).good();
     let more = list(&one["choices"][0], "token_logprobs");

@@ -44,6 +44,7 @@ fn wrong_fields_are_named() {
         (chat("stop", json!("")), "stop", "empty"),
         (chat("stop", json!([1])), "stop", "a list of strings"),
         (chat("stop", json!(vec!["x"; 300])), "stop", "256 are the most"),
+        (chat("stop", json!("x".repeat(20_000))), "stop", "at most 16384"),
         (chat("stop_token_ids", json!([1_000_000])), "stop_token_ids", "outside the vocabulary"),
         (chat("logit_bias", json!({"x": 1})), "logit_bias", "no token id"),
         (chat("logit_bias", json!({"1": 101})), "logit_bias", "from -100 to 100"),

@@ -154,6 +154,16 @@ fn a_model_that_cannot_be_loaded_ends_the_server() {
 }
 
 #[test]
+fn a_panic_while_the_model_is_loaded_ends_the_server() {
+    let model = nano();
+    let options = options(&model);
+    let open = || -> anyhow::Result<Box<dyn Backend>> { panic!("a driver gone mad") };
+    let server = Server::start(model, Box::new(open), options).unwrap();
+    assert_eq!(server.loaded(), None);
+    assert!(format!("{:#}", server.wait().unwrap_err()).contains("panicked"));
+}
+
+#[test]
 fn options_that_contradict_each_other_are_refused() {
     let refused = |change: fn(&mut tread::serve::ServerOptions)| {
         let model = nano();

@@ -32,6 +32,9 @@ fn a_full_queue_refuses_and_says_when_to_come_back() {
     // More than could ever fit is not a matter of waiting.
     let error = client.complete(json!(["a", "b", "c"]), json!({})).error(400);
     assert_eq!(error["code"], "too_many_sequences");
+    // Nothing is made of them: that the last one is empty is not even seen.
+    let error = client.complete(json!(["a", "b", ""]), json!({})).error(400);
+    assert_eq!((&error["code"], &error["param"]), (&json!("too_many_sequences"), &json!("prompt")));
     gate.open();
     first.join().unwrap().good();
     second.join().unwrap().good();
@@ -145,6 +148,9 @@ fn keys_are_asked_for() {
             client.complete("a", json!({})).error(401);
         }
     }
+    let small =
+        client.agent.get(format!("{}/v1/models", client.base)).header("authorization", "bearer first");
+    assert_eq!(small.call().unwrap().status(), 200, "the scheme's case is the client's");
     client.key = None;
     for open in ["/health", "/ready", "/version", "/metrics", "/docs/", "/openapi.json"] {
         assert_eq!(client.get(open).status, 200, "{open}");
@@ -162,7 +168,7 @@ fn pages_of_listed_origins_may_call() {
         let mut stream = TcpStream::connect(server.address()).unwrap();
         let request = format!(
             "OPTIONS /v1/chat/completions HTTP/1.1\r\nhost: a\r\norigin: {origin}\r\naccess-control-request-method: POST\r\n\
-             access-control-request-headers: authorization\r\nconnection: close\r\n\r\n"
+             access-control-request-headers: authorization,x-stainless-os\r\nconnection: close\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -172,6 +178,7 @@ fn pages_of_listed_origins_may_call() {
     let allowed = preflight("https://a.example");
     assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
     assert!(allowed.contains("access-control-allow-origin: https://a.example"), "{allowed}");
+    assert!(allowed.contains("access-control-allow-headers: authorization,x-stainless-os"), "{allowed}");
     assert!(!preflight("https://b.example").contains("access-control-allow-origin"));
     client.get("/v1/models").error(401);
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::request::{Delta, Event, Finish, RequestId};
 use super::scheduler::{Plan, Scheduler};
 use super::sequence::{Sequence, State};
-use crate::Result;
 use crate::backend::Output;
 use crate::model::Model;
+use crate::{Error, Result};
 
 pub(super) struct Digest<'a> {
     pub(super) model: &'a Model,
@@ -34,6 +34,10 @@ impl Digest<'_> {
             let rows: Vec<_> = positions.zip(own.chunks_exact(vocab_size)).collect();
             sequence.computed += chunk.rows;
             self.scheduler.blocks.enter(&mut sequence.table, &sequence.tokens[..sequence.computed]);
+            // Another choice of its request failed in this step.
+            if !self.unfinished.contains_key(&sequence.request) {
+                continue;
+            }
             match self.sequence(chunk.index, &rows, own_features) {
                 Ok(new) => forks.push((chunk.index, new)),
                 Err(error) => {
@@ -68,6 +72,11 @@ impl Digest<'_> {
         let (id, tokens) = (sequence.request, sequence.prompt);
         let (cached, waited) = sequence.admitted.unwrap_or_default();
         let Some(continuation) = &mut sequence.continuation else {
+            if features.iter().any(|value| !value.is_finite()) {
+                return Err(Error::Device(
+                    "the device computed a hidden state that is not of numbers".into(),
+                ));
+            }
             sequence.state = State::Ended;
             self.events.push((id, Event::Prompt { tokens, cached, waited, logprobs: vec![] }));
             self.events.push((id, Event::Features(features.to_vec())));

@@ -105,9 +105,10 @@ impl Sequence {
         self.continuation.as_ref().map_or(1, |c| if c.started { 1 } else { c.generate.n })
     }
 
-    /// The prompt token that is scored next, if any is left. Never the first, which nothing precedes.
+    /// The prompt token that is scored next, if any is left. Never the first, which nothing precedes. None once the
+    /// scores are told: a sequence that is computed again does not need them.
     fn next_score(&self) -> Option<usize> {
-        let continuation = self.continuation.as_ref()?;
+        let continuation = self.continuation.as_ref().filter(|continuation| !continuation.started)?;
         let PromptLogprobs { from, .. } = continuation.generate.prompt_logprobs?;
         let next = from.max(1) + continuation.scores.len();
         (next < self.prompt).then_some(next)

@@ -193,13 +193,16 @@ fn a_continuation_ends_as_it_was_told() {
 #[test]
 fn an_embedding_is_the_last_tokens() {
     let tokens = prompt(8, 70);
-    let sum = tokens.iter().sum::<u32>() as f32;
-    let mut engine = ROOMY.engine(&Rc::default());
+    let (last, sum) = (tokens.last().copied(), tokens.iter().sum::<u32>() as f32);
+    let control = Rc::<Control>::default();
+    let mut engine = ROOMY.engine(&control);
     let embed = Request { prompt: tokens, task: Task::Embed };
-    let heard = run(&mut engine, [request(prompt(1, 9), greedy(5)), embed.clone(), embed]);
+    let heard = run(&mut engine, [request(prompt(1, 9), greedy(5)), embed.clone(), embed.clone()]);
     for heard in &heard[1..] {
         assert_eq!((&heard.features, heard.done), (&vec![70.0, sum], true));
     }
+    control.nan_after.set(last);
+    assert!(run(&mut engine, [embed]).remove(0).failed.is_some());
 }
 
 #[test]
@@ -216,6 +219,36 @@ fn unusable_logits_fail_one_request_and_are_not_kept() {
     control.nan_after.set(None);
     let heard = run(&mut engine, [request(bad, greedy(1))]).remove(0);
     assert_eq!(heard.prompt, Some((60, 32)), "only what others computed, too");
+}
+
+#[test]
+fn nothing_more_comes_when_a_choice_has_failed() {
+    let both = request(prompt(2, 20), Generate { ignore_eos: true, ..seeded(5, 2, 6) });
+    let tokens = alone(&both).tokens;
+    assert_ne!(tokens[&0][0], tokens[&1][0]);
+    let control = Rc::<Control>::default();
+    control.nan_after.set(Some(tokens[&0][0]));
+    let heard = run(&mut ROOMY.engine(&control), [both]).remove(0);
+    assert!(heard.failed.is_some());
+    assert_eq!(heard.tokens[&1], tokens[&1][..1], "not even what the other has in the same step");
+}
+
+#[test]
+fn a_prompt_that_is_computed_again_is_not_scored_again() {
+    let room = Room { outputs: 2, sequences: 2, ..ROOMY };
+    let control = Rc::default();
+    let mut engine = room.engine(&control);
+    let mut heard: HashMap<_, Heard> = HashMap::new();
+    let scored = Generate { prompt_logprobs: Some(PromptLogprobs::default()), ..greedy(5) };
+    engine.submit(RequestId(0), request(prompt(4, 45), scored)).unwrap();
+    while !heard.contains_key(&RequestId(0)) {
+        step(&mut engine, &mut heard).unwrap();
+    }
+    assert_eq!((heard[&RequestId(0)].scores.len(), heard[&RequestId(0)].tokens[&0].len()), (45, 1));
+    engine.recover(room.executable(&control));
+    // With its scores, two rows a step would be all that could be computed.
+    step(&mut engine, &mut heard).unwrap();
+    assert_eq!(heard[&RequestId(0)].tokens[&0], expected(&prompt(4, 45), 2));
 }
 
 #[test]

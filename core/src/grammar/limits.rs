@@ -30,7 +30,9 @@ pub(super) fn check_lark(lark: &str) -> Result<()> {
     check("the number of the grammar's lines and schemas", definitions, MAX_DEFINITIONS)
 }
 
-pub(super) fn check_schema(schema: &Value) -> Result<()> {
+/// # Errors
+/// [`Error::Config`] saying what of the schema is too much.
+pub(crate) fn check_schema(schema: &Value) -> Result<()> {
     let mut sizes = Sizes::default();
     sizes.add(schema);
     check("the number of schemas in the JSON schema", sizes.objects, MAX_DEFINITIONS)?;
@@ -58,7 +60,11 @@ impl Sizes {
                 self.objects += 1;
                 for (key, value) in object {
                     match (key.as_str(), value) {
-                        ("pattern", Value::String(pattern)) => self.patterns += pattern.len(),
+                        // Those of `x-guidance` are expressions, too.
+                        (
+                            "pattern" | "whitespace_pattern" | "item_separator" | "key_separator",
+                            Value::String(pattern),
+                        ) => self.patterns += pattern.len(),
                         ("patternProperties", Value::Object(patterns)) => {
                             self.patterns += patterns.keys().map(String::len).sum::<usize>();
                         }

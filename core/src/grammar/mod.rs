@@ -13,6 +13,7 @@ use llguidance::api::StopReason;
 
 pub use compiler::GrammarCompiler;
 pub(crate) use compiler::{lark_string, with_bounded_space};
+pub(crate) use limits::check_schema;
 pub use mask::TokenMask;
 
 use self::vocabulary::Vocabulary;

@@ -268,6 +268,10 @@ fn what_cannot_be_used_says_why() {
             GrammarSpec::JsonSchema(json!({ "items": { "pattern": "a?".repeat(20_000) } })),
             "patterns in bytes",
         ),
+        (
+            GrammarSpec::JsonSchema(json!({ "x-guidance": { "whitespace_pattern": "a?".repeat(20_000) } })),
+            "patterns in bytes",
+        ),
         (GrammarSpec::Lark("start: missing".into()), "missing"),
         (GrammarSpec::Lark(String::new()), "the grammar cannot be used"),
         (GrammarSpec::Choice(vec![]), "at least one"),

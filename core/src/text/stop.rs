@@ -55,8 +55,10 @@ impl StopStrings {
 
 /// The length of the longest end of `text` that is the beginning of `whole`, but not all of it.
 pub(super) fn begun(text: &str, whole: &str) -> usize {
-    let lengths = whole.char_indices().map(|(at, _)| at).rev();
-    lengths.into_iter().find(|&n| text.as_bytes().ends_with(&whole.as_bytes()[..n])).unwrap_or(0)
+    // `whole` may be much longer than the text there is.
+    let most = text.len().min(whole.len().saturating_sub(1));
+    let begins = |&n: &usize| whole.is_char_boundary(n) && text.as_bytes().ends_with(&whole.as_bytes()[..n]);
+    (1..=most).rev().find(begins).unwrap_or(0)
 }
 
 #[cfg(test)]

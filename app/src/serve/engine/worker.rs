@@ -82,6 +82,10 @@ impl Worker {
                 return Ok(());
             }
             self.expire();
+            // Without a step there is none to measure.
+            if !self.engine.has_work() {
+                continue;
+            }
             match pollster::block_on(self.engine.step()) {
                 Ok(events) => {
                     losses = 0;

@@ -31,7 +31,7 @@ pub(super) struct Control {
     pub(super) rows: Cell<usize>,
     /// Steps until one fails after scribbling on the cache.
     pub(super) fail_in: Cell<Option<usize>>,
-    /// The logits are NaN wherever this token stands last.
+    /// Logits and features are NaN wherever this token stands last.
     pub(super) nan_after: Cell<Option<u32>>,
 }
 
@@ -72,7 +72,8 @@ impl Executable for Fake {
                     (0..=rows.start + row).map(|at| self.slots[slot(&rows.block_table, at)]).collect();
                 let nan = past.last().copied() == self.control.nan_after.get();
                 self.logits.extend(logits(&past).iter().map(|&x| if nan { f32::NAN } else { x }));
-                self.features.extend([past.len() as f32, past.iter().sum::<u32>() as f32]);
+                let features = [past.len() as f32, past.iter().sum::<u32>() as f32];
+                self.features.extend(features.map(|x| if nan { f32::NAN } else { x }));
             }
         }
         let features = if batch.features { self.features.as_slice() } else { &[] };

@@ -8,7 +8,7 @@ use super::step3::{
     CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, INVOKE, INVOKE_END, PARAMETER, PARAMETER_END, SEPARATOR,
 };
 use super::{Tool, ToolFormat, tools};
-use crate::grammar::{GrammarSpec, lark_string, with_bounded_space};
+use crate::grammar::{GrammarSpec, check_schema, lark_string, with_bounded_space};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -29,7 +29,8 @@ impl ToolFormat {
     /// format.
     ///
     /// # Errors
-    /// [`Error::Config`] when the tools are not such a list, or do not include the chosen one.
+    /// [`Error::Config`] when the tools are not such a list, do not include the chosen one, or have schemas with more
+    /// than a grammar should have.
     pub fn grammar(
         self,
         available: &Value,
@@ -48,6 +49,8 @@ impl ToolFormat {
         if tools.is_empty() {
             return Err(Error::Config("tool_choice demands a tool call, but there are no tools".into()));
         }
+        // The grammar's compiler sees only text.
+        check_schema(available)?;
         let several = *choice == ToolChoice::Required;
         let marker = |spellings: &[&str]| marker(tokenizer, spellings);
         let mut rules = match self {

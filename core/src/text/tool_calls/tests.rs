@@ -339,6 +339,11 @@ fn choices_that_cannot_be_say_why() {
         (json!([{ "type": "function" }]), ToolChoice::Required, "tools must be a list"),
         (json!({}), ToolChoice::Required, "tools must be a list"),
         (json!([{ "function": { "name": "a\"b" } }]), ToolChoice::Required, "rename it"),
+        (
+            json!([{ "function": { "name": "f", "parameters": { "pattern": "a?".repeat(20_000) } } }]),
+            ToolChoice::Required,
+            "patterns in bytes",
+        ),
     ] {
         let error = ToolFormat::Step3.grammar(&tools, &choice, tokenizer).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
