@@ -120,7 +120,7 @@ fn prepare(
     }
     let room = usize::from(generate.max_tokens > 0);
     let add_special_tokens = fields.add_special_tokens.unwrap_or(true);
-    let prompts = fields.prompt.tokenize(app, "prompt", add_special_tokens, room)?;
+    let prompts = fields.prompt.tokenize(app, "prompt", add_special_tokens, room, app.options.capacity())?;
     let request = |prompt: &Prompt| Request {
         prompt: prompt.tokens.clone(),
         task: Task::Generate(Box::new(generate.clone())),
@@ -140,6 +140,7 @@ fn prepare(
         top,
         prompt_top,
         special: !generate.skip_special,
+        stop_ids: generate.stop_ids,
         offsets,
         usage: Usage::default(),
     };
@@ -159,6 +160,7 @@ struct Answer {
     prompt_top: Option<usize>,
     /// Whether special tokens are in the answers' text.
     special: bool,
+    stop_ids: Vec<u32>,
     /// Where the next token of each choice starts, in characters.
     offsets: Vec<usize>,
     usage: Usage,
@@ -250,7 +252,7 @@ impl Answer {
         }
         if let Some(finish) = delta.finish {
             piece.finish_reason = Some(finish::reason(&finish));
-            piece.stop_reason = finish::stop_reason(finish);
+            piece.stop_reason = finish::stop_reason(finish, &self.stop_ids);
         }
         piece
     }

@@ -15,6 +15,9 @@ use super::input::{Input, parse};
 use super::prompt::TextInput;
 use super::usage::Usage;
 
+/// Most texts in one request, as at OpenAI.
+const MOST_INPUTS: usize = 2048;
+
 /// What to embed.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct EmbeddingRequest {
@@ -84,19 +87,22 @@ pub(super) async fn create(State(app): State<App>, Input(value): Input) -> Resul
         })?,
     };
     let encoding = fields.encoding_format.unwrap_or_default();
-    let prompts = app.blocking(move |app| fields.input.tokenize(app, "input", true, 0)).await?;
+    let prompts = app.blocking(move |app| fields.input.tokenize(app, "input", true, 0, MOST_INPUTS)).await?;
     let mut usage = Usage::default();
-    let count = prompts.len();
-    let requests = prompts.into_iter().map(|p| Request { prompt: p.tokens, task: Task::Embed }).collect();
-    let mut events = app.submit(requests)?;
-    let mut features: Vec<Option<Vec<f32>>> = vec![None; count];
-    let mut open = count;
-    while open > 0 {
-        match events.next().await? {
-            (index, Event::Features(values)) => features[index] = Some(values),
-            (_, Event::Prompt { tokens, cached, .. }) => usage.prompt(tokens, cached),
-            (_, Event::Done) => open -= 1,
-            _ => {}
+    let mut features: Vec<Option<Vec<f32>>> = vec![None; prompts.len()];
+    let mut requests = prompts.into_iter().map(|p| Request { prompt: p.tokens, task: Task::Embed });
+    // In portions, so that many texts leave room for others.
+    let portion = app.options.max_sequences;
+    for features in features.chunks_mut(portion) {
+        let mut events = app.submit(requests.by_ref().take(portion).collect())?;
+        let mut open = features.len();
+        while open > 0 {
+            match events.next().await? {
+                (index, Event::Features(values)) => features[index] = Some(values),
+                (_, Event::Prompt { tokens, cached, .. }) => usage.prompt(tokens, cached),
+                (_, Event::Done) => open -= 1,
+                _ => {}
+            }
         }
     }
     let embedding = |(index, values): (usize, Option<Vec<f32>>)| {

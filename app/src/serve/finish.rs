@@ -22,9 +22,10 @@ pub(super) fn reason(finish: &Finish) -> &'static str {
     }
 }
 
-pub(super) fn stop_reason(finish: Finish) -> Option<StopReason> {
+/// None where the model came to its own end; `stop_ids` are the stop tokens of the request.
+pub(super) fn stop_reason(finish: Finish, stop_ids: &[u32]) -> Option<StopReason> {
     match finish {
-        Finish::StopToken(id) => Some(StopReason::Token(id)),
+        Finish::StopToken(id) => stop_ids.contains(&id).then_some(StopReason::Token(id)),
         Finish::StopString(text) => Some(StopReason::Text(text)),
         Finish::GrammarEnd | Finish::Length | Finish::ContextFull => None,
     }

@@ -4,7 +4,6 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::engine::Failure;
 use super::error::ApiError;
 
 /// A text, token ids, or several of either.
@@ -34,19 +33,22 @@ pub(super) struct Prompt {
 
 impl TextInput {
     /// The prompts, each of which fits the context with `room` more tokens. `param` is where they stand in the request.
-    /// More than the server takes at a time are refused before anything is made of them: a million fit into a body, and
-    /// each would become a request with all its parameters.
+    /// More than `most` are refused before anything is made of them: a million fit into a body, and each would become a
+    /// request with all its parameters.
     pub(super) fn tokenize(
         self,
         app: &App,
         param: &str,
         add_special_tokens: bool,
         room: usize,
+        most: usize,
     ) -> Result<Vec<Prompt>, ApiError> {
-        let (sequences, capacity) = (self.count(), app.options.capacity());
-        if sequences > capacity {
+        let count = self.count();
+        if count > most {
             app.metrics.rejected("too_many_sequences");
-            return Err(ApiError::from(Failure::TooMany { sequences, capacity }).about(param));
+            let message =
+                format!("`{param}` has {count} entries, but this server takes at most {most}: send fewer");
+            return Err(ApiError::param(param, message).code("too_many_sequences"));
         }
         let text = |text: String| -> Result<Prompt, ApiError> {
             check_length(app, param, &text)?;

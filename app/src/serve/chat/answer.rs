@@ -127,6 +127,7 @@ struct Choice {
     parallel: bool,
     /// Whether a call has begun.
     called: bool,
+    stop_ids: Vec<u32>,
     whole: Piece,
 }
 
@@ -156,6 +157,7 @@ impl Answer {
             parser: tools.map(|tools| ToolCallParser::new(tools.format, &tools.schemas)),
             parallel,
             called: false,
+            stop_ids: generate.stop_ids.clone(),
             whole: Piece::default(),
         };
         Self {
@@ -254,7 +256,7 @@ impl Choice {
             }
             let reason = finish::reason(&finish);
             piece.finish_reason = Some(if self.called && reason == "stop" { "tool_calls" } else { reason });
-            piece.stop_reason = finish::stop_reason(finish);
+            piece.stop_reason = finish::stop_reason(finish, &self.stop_ids);
         }
         piece
     }

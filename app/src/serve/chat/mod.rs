@@ -42,6 +42,9 @@ pub(super) struct ChatFields {
     tool_choice: Option<Value>,
     /// Whether one answer may call several functions [default: true].
     parallel_tool_calls: Option<bool>,
+    /// OpenAI's older form of `tools`; refused.
+    #[schema(value_type = Option<Vec<Object>>)]
+    functions: Option<Value>,
     /// Score every token of the answer.
     logprobs: Option<bool>,
     /// Report this many of the likeliest tokens in the place of each.
@@ -94,6 +97,9 @@ fn prepare(app: &App, fields: ChatFields, sampling: &SamplingFields) -> Result<(
     if generate.max_tokens == 0 {
         return Err(ApiError::param("max_tokens", "max_tokens is 0, but a chat's answer has at least 1"));
     }
+    if fields.functions.is_some() {
+        return Err(ApiError::param("functions", "functions is the older form of tools: send `tools`"));
+    }
     let top = match (fields.logprobs.unwrap_or(false), fields.top_logprobs) {
         (false, Some(1..)) => {
             return Err(ApiError::param("top_logprobs", "top_logprobs needs `logprobs` to be true"));
@@ -104,6 +110,9 @@ fn prepare(app: &App, fields: ChatFields, sampling: &SamplingFields) -> Result<(
     generate.logprobs = top;
     let prompt_top =
         sampling.prompt_logprobs.map(|count| check_logprobs("prompt_logprobs", count)).transpose()?;
+    if prompt_top.is_some() && sampling.streams() {
+        return Err(ApiError::param("prompt_logprobs", "prompt_logprobs does not go with `stream`"));
+    }
     generate.prompt_logprobs = prompt_top.map(|top| PromptLogprobs { from: 0, top });
 
     let tools = Tools::new(app, &fields)?;

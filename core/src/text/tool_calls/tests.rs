@@ -313,7 +313,12 @@ fn forced_calls_are_well_formed() {
                     assert_eq!(content, "", "{text}");
                     assert!((1..=most).contains(&calls.len()), "{text}");
                     for (name, arguments) in calls {
-                        let arguments: Value = serde_json::from_str(&arguments).unwrap();
+                        let arguments: Value = match serde_json::from_str(&arguments) {
+                            Ok(arguments) => arguments,
+                            // JSON has numbers of any size.
+                            Err(error) if error.to_string().contains("number out of range") => continue,
+                            Err(error) => panic!("{error}: {text}"),
+                        };
                         match name.as_str() {
                             "weather" => assert!(obeys(&arguments), "{text}"),
                             "time" if choice == ToolChoice::Required => {
