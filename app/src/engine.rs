@@ -143,17 +143,20 @@ pub(crate) fn compile(
     Ok(executable?)
 }
 
-/// Refuses what cannot fit host memory. A GPU's own memory is not known before it is asked for; its back end refuses.
+/// Refuses what cannot fit host memory.
 fn check_memory(model: &Model, backend: &dyn Backend, options: &CompileOptions) -> Result<()> {
     let Some(available) = memory::available() else { return Ok(()) };
     let context = options.kv_blocks * tread_core::backend::BLOCK_SIZE;
     let cache =
         (model.graph.kv_bytes_per_token(options.kv_dtype.bytes()) as u64).saturating_mul(context as u64);
-    // The CPU back end computes from the mapped file, which needs no memory of its own to be right.
-    if backend.name() == "cpu" && cache > available {
+    let needed = backend.host_bytes(model.weight_bytes(), cache);
+    if needed > available {
         bail!(
-            "the KV cache for {context} tokens needs {}, but only {} of memory are available: use a smaller --context, or \
-             --kv f16",
+            "{} on {} needs {}, {} of it for the KV cache of {context} tokens, but only {} of memory are available: use a \
+             smaller model, a smaller --context, or --kv f16",
+            model.name,
+            backend.name(),
+            memory::text(needed),
             memory::text(cache),
             memory::text(available)
         );

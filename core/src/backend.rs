@@ -64,6 +64,12 @@ pub trait Backend: std::fmt::Debug {
     /// The device, for people: `NVIDIA H100 (Vulkan)`.
     fn device(&self) -> String;
 
+    /// Bytes of the host's own memory that a model takes whose weights and KV cache have these sizes. None on devices with
+    /// memory of their own, which is not known before it is asked for: they refuse in [`Backend::compile`].
+    fn host_bytes(&self, _weights: u64, _cache: u64) -> u64 {
+        0
+    }
+
     /// Uploads weights, makes kernels and buffers, and returns the graph ready to run.
     ///
     /// `weights[i]` is the tensor of `graph.weights[i]` (see [`crate::checkpoint::Checkpoint::bind`]).

@@ -304,6 +304,10 @@ impl Backend for Wgpu {
         self.name.clone()
     }
 
+    fn host_bytes(&self, weights: u64, cache: u64) -> u64 {
+        if self.software { weights.saturating_add(cache) } else { 0 }
+    }
+
     fn compile<'a>(
         &'a self,
         graph: &'a Graph,

@@ -19,6 +19,14 @@ fn batch() -> Batch {
     Batch { sequences: vec![rows], ..Batch::default() }
 }
 
+/// A software driver's memory is the host's: what does not fit can be refused before it is taken.
+#[test]
+fn only_software_adapters_take_host_memory() {
+    let gpu = open(DeviceOptions::default());
+    assert_eq!(gpu.host_bytes(5, 7), if gpu.is_software() { 12 } else { 0 });
+    assert_eq!(tread_core::cpu::Cpu::new().host_bytes(5, 7), 7, "weights stay in their file");
+}
+
 #[test]
 fn a_lost_device_is_reported_and_another_one_works() {
     let (lost, other) = (open(DeviceOptions::default()), open(DeviceOptions::default()));

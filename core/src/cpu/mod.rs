@@ -42,6 +42,11 @@ impl Backend for Cpu {
         format!("CPU ({} threads)", rayon::current_num_threads())
     }
 
+    /// Weights are read where they are mapped, and the system takes those pages back when it needs them.
+    fn host_bytes(&self, _weights: u64, cache: u64) -> u64 {
+        cache
+    }
+
     fn compile<'a>(
         &'a self,
         graph: &'a Graph,
