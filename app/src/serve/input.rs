@@ -44,13 +44,18 @@ impl FromRequest<App> for Input {
                 ApiError::bad_request(format!("the request's body cannot be read: {}", rejection.body_text()))
             }
         })?;
-        let value: Value = serde_json::from_slice(&body)
-            .map_err(|error| ApiError::bad_request(format!("the body is not valid JSON: {error}")))?;
-        if !value.is_object() {
-            return Err(ApiError::bad_request("the body must be a JSON object"));
-        }
-        Ok(Self(value))
+        // Megabytes of JSON take a while, in which others want to be served.
+        app.blocking(move |_| object(&body)).await.map(Self)
     }
+}
+
+fn object(body: &[u8]) -> Result<Value, ApiError> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the body is not valid JSON: {error}")))?;
+    if !value.is_object() {
+        return Err(ApiError::bad_request("the body must be a JSON object"));
+    }
+    Ok(value)
 }
 
 fn is_json(content_type: &str) -> bool {

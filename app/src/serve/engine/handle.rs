@@ -42,7 +42,7 @@ impl EngineHandle {
 
     /// Hands requests in, all or none. Their events come from the stream, with the index in `requests`.
     pub(in super::super) fn submit(&self, requests: Vec<Request>) -> Result<EventStream, Failure> {
-        let sequences = requests.iter().map(choices).sum();
+        let sequences: usize = requests.iter().map(choices).sum();
         let capacity = self.capacity;
         if sequences > capacity {
             return Err(Failure::TooMany { sequences, capacity });
@@ -50,12 +50,13 @@ impl EngineHandle {
         if let Status::Failed(reason) = &*self.status.borrow() {
             return Err(Failure::Lost(reason.clone()));
         }
-        let before = self.live.fetch_add(sequences, Ordering::Relaxed);
-        let slot = |request| Slot { live: Arc::clone(&self.live), sequences: choices(request) };
-        let slots: Vec<_> = requests.iter().map(slot).collect();
-        if before + sequences > capacity {
+        // Counted only where there is room: a large request that is refused must not crowd out a small one meanwhile.
+        let with_these = |live: usize| (live + sequences <= capacity).then_some(live + sequences);
+        if self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with_these).is_err() {
             return Err(Failure::QueueFull { capacity });
         }
+        let slot = |request| Slot { live: Arc::clone(&self.live), sequences: choices(request) };
+        let slots: Vec<_> = requests.iter().map(slot).collect();
         let first = self.next_id.fetch_add(requests.len() as u64, Ordering::Relaxed);
         let ids: Vec<_> = (first..).map(RequestId).take(requests.len()).collect();
         let (events, receiver) = unbounded_channel();
