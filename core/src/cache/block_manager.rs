@@ -47,7 +47,6 @@ pub struct BlockManager {
     /// The next time stamp and content name.
     clock: u64,
     prefix_cache: bool,
-    evictions: u64,
 }
 
 impl BlockManager {
@@ -60,7 +59,6 @@ impl BlockManager {
             index: HashMap::new(),
             clock: 0,
             prefix_cache,
-            evictions: 0,
         }
     }
 
@@ -72,16 +70,6 @@ impl BlockManager {
     /// Blocks that can be handed out.
     pub fn available(&self) -> usize {
         self.free.len() + self.reusable.len()
-    }
-
-    /// Blocks nobody holds whose content may be used again.
-    pub fn reusable(&self) -> usize {
-        self.reusable.len()
-    }
-
-    /// Reusable blocks that were given up for others, since the start.
-    pub fn evictions(&self) -> u64 {
-        self.evictions
     }
 
     /// How many tokens of `tokens` the cache holds from the start on: whole blocks. Nothing is taken hold of.
@@ -212,7 +200,6 @@ impl BlockManager {
             None => {
                 let (_, number) = self.reusable.pop_first()?;
                 self.forget(number);
-                self.evictions += 1;
                 number
             }
         };

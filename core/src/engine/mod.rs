@@ -77,11 +77,6 @@ impl Engine {
         }
     }
 
-    /// The limits that hold.
-    pub fn options(&self) -> &EngineOptions {
-        &self.options
-    }
-
     /// Takes a request in; its events come from [`Engine::step`].
     ///
     /// # Errors
@@ -153,13 +148,9 @@ impl Engine {
         report.dispatches = self.runner.executable.stats().dispatches;
         self.last_step = report;
         for (_, event) in &events {
-            match event {
-                Event::Prompt { tokens, cached, .. } => {
-                    self.prefix_queries += *tokens as u64;
-                    self.prefix_hits += *cached as u64;
-                }
-                Event::Delta(Delta { token: Some(_), .. }) => self.last_step.sampled += 1,
-                _ => {}
+            if let Event::Prompt { tokens, cached, .. } = event {
+                self.prefix_queries += *tokens as u64;
+                self.prefix_hits += *cached as u64;
             }
         }
         Ok(events)
@@ -185,10 +176,8 @@ impl Engine {
             waiting: waiting.len(),
             blocks: blocks.total(),
             blocks_used: blocks.total() - blocks.available(),
-            blocks_cached: blocks.reusable(),
             prefix_queries: self.prefix_queries,
             prefix_hits: self.prefix_hits,
-            evictions: blocks.evictions(),
             preemptions: *preemptions,
         }
     }
@@ -238,7 +227,6 @@ impl Engine {
             sequence.continuation.as_ref().is_some_and(|c| c.started) && sequence.pending() == 1
         };
         let (mut report, chunks) = (StepReport::default(), &plan.chunks);
-        report.sequences = chunks.len();
         for chunk in chunks {
             if decoding(chunk.index) {
                 report.decode_rows += chunk.rows;

@@ -148,10 +148,6 @@ pub struct StepReport {
     pub prefill_rows: usize,
     /// Rows of sequences that were decoding.
     pub decode_rows: usize,
-    /// Tokens chosen.
-    pub sampled: usize,
-    /// Sequences in the step.
-    pub sequences: usize,
     /// Choosing what runs.
     pub schedule: Duration,
     /// From submission to logits on the host.
@@ -173,14 +169,10 @@ pub struct EngineStats {
     pub blocks: usize,
     /// Blocks that running sequences hold.
     pub blocks_used: usize,
-    /// Blocks nobody holds whose content may be used again.
-    pub blocks_cached: usize,
     /// Prompt tokens looked up in the prefix cache, since the start.
     pub prefix_queries: u64,
     /// Of these, how many it held.
     pub prefix_hits: u64,
-    /// Cached blocks given up for others.
-    pub evictions: u64,
     /// Sequences that lost their blocks and were computed again.
     pub preemptions: u64,
 }
