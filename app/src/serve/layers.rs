@@ -4,6 +4,7 @@ use std::any::Any;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::HttpBody as _;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -25,6 +26,16 @@ use super::{chat, completions, embeddings, openapi, status, telemetry, tokenize}
 
 /// What watches a server asks these every few seconds.
 const PROBES: [&str; 4] = ["/health", "/ready", "/version", "/metrics"];
+
+/// What is answered, or may be, before a request's body is read.
+const UNREAD: [StatusCode; 6] = [
+    StatusCode::UNAUTHORIZED,
+    StatusCode::NOT_FOUND,
+    StatusCode::METHOD_NOT_ALLOWED,
+    StatusCode::REQUEST_TIMEOUT,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+];
 
 /// All routes with everything around them.
 pub(super) fn router(app: App) -> anyhow::Result<Router> {
@@ -52,6 +63,7 @@ pub(super) fn router(app: App) -> anyhow::Result<Router> {
         .layer(cors)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(limit)
+        .layer(middleware::from_fn(close_unread))
         .layer(middleware::from_fn_with_state(app.clone(), measure))
         .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
         .layer(PropagateRequestIdLayer::x_request_id())
@@ -88,6 +100,17 @@ fn panicked(cause: Box<dyn Any + Send>) -> Response {
     tracing::error!(cause = text, "a handler panicked");
     ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "the server has a defect; its log says more")
         .into_response()
+}
+
+/// A connection whose request was not read to its end ends with the answer. It says so, lest its client send the next
+/// request on it and find it closed.
+async fn close_unread(request: Request, next: Next) -> Response {
+    let has_body = !request.body().is_end_stream();
+    let mut response = next.run(request).await;
+    if has_body && UNREAD.contains(&response.status()) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Counts requests and logs them; those of probes, which come every few seconds, only where more is asked for.

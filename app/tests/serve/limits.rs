@@ -145,7 +145,9 @@ fn keys_are_asked_for() {
                 (error["type"].as_str(), error["code"].as_str()),
                 (Some("authentication_error"), Some("invalid_api_key"))
             );
-            client.complete("a", json!({})).error(401);
+            let refused = client.complete("a", json!({}));
+            refused.error(401);
+            assert_eq!(refused.headers["connection"], "close", "its body was not read");
         }
     }
     let small =
