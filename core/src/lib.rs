@@ -12,10 +12,15 @@ pub mod config;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "grammar")]
+pub mod grammar;
+#[cfg(not(feature = "grammar"))]
+#[path = "grammar/none.rs"]
 pub mod grammar;
 pub mod graph;
 pub mod model;
 pub mod models;
+pub mod monitor;
 pub mod quant;
 pub mod sampling;
 pub mod tensor;

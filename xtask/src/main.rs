@@ -6,6 +6,7 @@ mod process;
 mod run;
 mod test;
 mod wasm;
+mod web;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ enum Task {
     Run(run::Args),
     /// Install what the tests need and run every check and test
     Test(test::Args),
+    /// Build the page into web/dist, from where the next build of Tread takes it
+    Web,
     /// Compare speed with llama.cpp's Vulkan back end on the same adapter
     Peers(peers::Args),
 }
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Web => web::build(),
         Task::Peers(args) => peers::run(&args),
     };
     // Printed here and not by `main`'s caller, which would add a backtrace to the command that a user should run.

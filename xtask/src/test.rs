@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::process::{cargo, run as start};
-use crate::{machine, wasm};
+use crate::{machine, web};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -23,12 +23,12 @@ pub(crate) struct Args {
 enum Stage {
     /// Formatting
     Fmt,
+    /// The page, which what follows contains
+    Web,
     /// Lints of every target
     Clippy,
     /// Documentation
     Doc,
-    /// The crates that also run in a browser, built for it
-    Wasm,
     /// All tests
     Test,
 }
@@ -58,7 +58,7 @@ impl Stage {
             Self::Doc => {
                 start(cargo(&["doc", "--workspace", "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"))
             }
-            Self::Wasm => wasm::check(),
+            Self::Web => web::build(),
             Self::Test => {
                 let mut tests = cargo(&["test", "--workspace"])?;
                 if let Some(driver) = machine::software_vulkan()? {

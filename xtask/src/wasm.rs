@@ -1,30 +1,38 @@
-//! The crates that also run in a browser, checked for `wasm32-unknown-unknown`.
+//! A compiler for `wasm32-unknown-unknown`: rustup's, or the distribution's.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use sha2::{Digest as _, Sha256};
 
 use crate::machine;
-use crate::process::{cargo, command, output, run, succeeds};
+use crate::process::{self, command, output, run, succeeds};
 
-const TARGET: &str = "wasm32-unknown-unknown";
+/// What the page is compiled for.
+pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
+
+/// The standard library takes part in link-time optimisation, like the one that rustup installs.
+const SYSROOT_FLAGS: &str = "-Cembed-bitcode=yes";
 
 /// Debian's current compiler and cargo, which come with the source of the standard library.
 const DISTRO_RUSTC: &str = "/usr/bin/rustc";
 const DISTRO_CARGO: &str = "/usr/bin/cargo";
 
-/// Checks the crates with warnings as errors, after seeing to a standard library for the target.
-pub(crate) fn check() -> Result<()> {
-    let mut cargo =
-        cargo(&["check", "--package", "tread-core", "--package", "tread-shaders", "--target", TARGET])?;
-    let mut flags = vec!["-Dwarnings".to_owned()];
+/// A cargo command for the target, after seeing to a standard library for it; `flags` go to the compiler.
+pub(crate) fn cargo(args: &[&str], flags: &[&str]) -> Result<Command> {
+    let mut cargo = process::cargo(args)?;
+    cargo.args(["--target", TARGET]);
+    let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
     if let Some(sysroot) = standard_library()? {
         cargo.env("RUSTC", DISTRO_RUSTC);
+        flags.push(format!("-Clinker={}", linker()?.display()));
         flags.push(format!("--sysroot={}", sysroot.display()));
     }
-    run(cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")))
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    Ok(cargo)
 }
 
 /// Sees to a standard library for the target; returns its sysroot unless the toolchain has one of its own.
@@ -44,12 +52,26 @@ fn standard_library() -> Result<Option<PathBuf>> {
     distro_sysroot().map(Some)
 }
 
+/// A linker for the target, which the distribution's compiler comes without: that of the toolchain that runs us, else
+/// LLVM's.
+fn linker() -> Result<PathBuf> {
+    let library = output(&mut command("rustc", ["--print", "target-libdir"]))?;
+    let linker = Path::new(library.trim()).with_file_name("bin").join("rust-lld");
+    if linker.exists() {
+        return Ok(linker);
+    }
+    machine::apt(&["lld"])?;
+    Ok("wasm-ld".into())
+}
+
 /// Builds the standard library from the distribution's source, once for each version of it.
 fn distro_sysroot() -> Result<PathBuf> {
-    let sysroot = machine::cache()?.join("wasm-sysroot");
+    let version = format!("{}{SYSROOT_FLAGS}", output(&mut command(DISTRO_RUSTC, ["-vV"]))?);
+    // Cargo looks at the flags, which name the folder, and not into it: another library needs another name.
+    let digest: String = Sha256::digest(&version).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let sysroot = machine::cache()?.join(format!("wasm-sysroot-{digest}"));
     let stamp = sysroot.join("stamp");
-    let version = output(&mut command(DISTRO_RUSTC, ["-vV"]))?;
-    if fs::read_to_string(&stamp).is_ok_and(|built| built == version) {
+    if stamp.exists() {
         return Ok(sysroot);
     }
     eprintln!("Building the standard library for {TARGET}");
@@ -66,7 +88,7 @@ fn distro_sysroot() -> Result<PathBuf> {
         .env("RUSTC", DISTRO_RUSTC)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", seed.join("target"))
-        .env_remove("RUSTFLAGS")
+        .env("RUSTFLAGS", SYSROOT_FLAGS)
         .env_remove("RUSTC_WRAPPER"))?;
 
     let library = sysroot.join("lib/rustlib").join(TARGET).join("lib");

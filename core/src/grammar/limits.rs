@@ -16,7 +16,6 @@ const MAX_DEFINITIONS: usize = 20_000;
 /// Bytes of a Lark grammar.
 const MAX_LARK: usize = 1 << 20;
 /// Bytes of stack for each definition (measured: up to 8 KiB), reserved but not touched unless needed.
-#[cfg(not(target_family = "wasm"))]
 const STACK: usize = MAX_DEFINITIONS * 12 * 1024;
 
 pub(super) fn check_expression(regex: &str) -> Result<()> {
@@ -79,7 +78,6 @@ impl Sizes {
 }
 
 /// Runs `work` with a stack that is deep enough.
-#[cfg(not(target_family = "wasm"))]
 pub(super) fn with_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let failed = |why: String| Error::Capacity(format!("no thread to compile the grammar on: {why}"));
     std::thread::scope(|scope| {
@@ -87,10 +85,4 @@ pub(super) fn with_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) 
         let thread = thread.spawn_scoped(scope, work).map_err(|e| failed(e.to_string()))?;
         thread.join().map_err(|_| failed("it panicked".into()))?
     })
-}
-
-/// In a browser there is but one stack, and nobody's grammar but the user's own.
-#[cfg(target_family = "wasm")]
-pub(super) fn with_deep_stack<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    work()
 }

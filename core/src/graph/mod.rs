@@ -9,6 +9,8 @@ mod describe;
 
 pub use builder::Builder;
 
+use serde::{Deserialize, Serialize};
+
 /// Index of a [`Value`] in its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub usize);
@@ -47,7 +49,8 @@ pub struct WeightDecl {
 }
 
 /// The pool that runs an op when attention and FFN are disaggregated (Step-3 paper, section 4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Embedding, norms, attention, KV cache, router, residual adds, output head.
     Attention,

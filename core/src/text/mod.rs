@@ -16,4 +16,6 @@ pub use reasoning::{ReasoningSplitter, Split};
 pub use stop::{StopStrings, Stopped};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
-pub use tool_calls::{CallDelta, ToolCallParser, ToolChoice, ToolFormat, ToolSplit, explain_tools};
+#[cfg(feature = "grammar")]
+pub use tool_calls::ToolChoice;
+pub use tool_calls::{CallDelta, ToolCallParser, ToolFormat, ToolSplit, explain_tools};

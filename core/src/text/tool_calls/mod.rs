@@ -3,6 +3,7 @@
 mod cast;
 mod cursor;
 mod explain;
+#[cfg(feature = "grammar")]
 mod force;
 mod json;
 mod step3;
@@ -10,6 +11,7 @@ mod step3;
 use serde_json::Value;
 
 pub use explain::explain_tools;
+#[cfg(feature = "grammar")]
 pub use force::ToolChoice;
 
 use self::cursor::{Read, Stop};

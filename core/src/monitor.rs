@@ -1,0 +1,86 @@
+//! What a monitor is shown: each step as it happens, and where the engine stands after it. A server sends these as its
+//! event stream, a browser's worker as messages.
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::Side;
+
+/// A step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepEvent {
+    /// Its number since the engine started.
+    pub step: u64,
+    /// When it ended, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Choosing what runs, microseconds.
+    pub schedule_us: u64,
+    /// From submission to logits on the host, microseconds.
+    pub compute_us: u64,
+    /// Sampling, detokenising, stop conditions, microseconds.
+    pub sample_us: u64,
+    /// Kernel launches.
+    pub dispatches: usize,
+    /// Who was in the batch.
+    pub rows: Vec<SequenceRows>,
+    /// Seconds from arrival to first token of the requests whose first token this step made.
+    pub first_tokens_s: Vec<f64>,
+    /// Seconds since the previous token, for every further token that this step made.
+    pub token_gaps_s: Vec<f64>,
+    /// Where the time of the step went; empty unless it was measured, which costs some.
+    pub ops: Vec<OpTime>,
+}
+
+/// The part of one sequence in a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequenceRows {
+    /// Its request.
+    pub request: u64,
+    /// Its token rows.
+    pub rows: usize,
+    /// Whether it decodes; else its prompt is computed.
+    pub decodes: bool,
+}
+
+/// One op, or several that run as one kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpTime {
+    /// What ran: `linear`, `attention`, ...
+    pub name: String,
+    /// The layer it belongs to; none for embedding and head.
+    pub layer: Option<usize>,
+    /// The pool it belongs to.
+    pub side: Side,
+    /// Since the step's first op began, microseconds.
+    pub start_us: f64,
+    /// How long it took, microseconds.
+    pub us: f64,
+}
+
+/// Where the engine stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Sequences that are being computed.
+    pub running: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Cache blocks in all.
+    pub blocks: usize,
+    /// Blocks that running sequences hold.
+    pub blocks_used: usize,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_queries: u64,
+    /// Of these, how many it held.
+    pub prefix_hits: u64,
+    /// Sequences that lost their blocks and were computed again.
+    pub preemptions: u64,
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+    /// Tokens written.
+    pub generation_tokens: u64,
+    /// Device memory held by weights.
+    pub weight_bytes: u64,
+    /// Device memory held by the KV cache.
+    pub kv_bytes: u64,
+    /// Device memory held by activations and staging.
+    pub scratch_bytes: u64,
+}

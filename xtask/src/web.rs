@@ -1,0 +1,140 @@
+//! `cargo xtask web`: the page, as files that any web server can serve and that `tread` contains.
+
+use std::env;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{command, root, run, succeeds};
+use crate::wasm;
+
+/// The modules: binary and the name of what is made of it.
+const MODULES: [(&str, &str); 2] = [("tread-page", "page"), ("tread-engine", "engine")];
+
+/// Most bytes of all that a browser loads for page and engine, compressed.
+const BUDGET: u64 = 2_500_000;
+
+/// Builds `web/dist`: the files themselves and, beside each, its Brotli form.
+pub(crate) fn build() -> Result<()> {
+    let web = root()?.join("web");
+    let dist = web.join("dist");
+    let mut cargo =
+        wasm::cargo(&["build", "--package", "tread-web", "--bins", "--profile", "web"], &["-Dwarnings"])?;
+    run(&mut cargo)?;
+    clear(&dist)?;
+    copy(&web.join("static"), &dist)?;
+    for (binary, name) in MODULES {
+        let module = target_dir()?.join(wasm::TARGET).join("web").join(format!("{binary}.wasm"));
+        bindgen(&module, &dist, name)?;
+    }
+    copy(&root()?.join("app/models/nano"), &dist.join("models/nano"))?;
+    let compressed = compress(&dist)?;
+    eprintln!("{}: {compressed} bytes compressed, of at most {BUDGET}", dist.display());
+    if compressed > BUDGET {
+        bail!("the page has grown beyond its budget");
+    }
+    Ok(())
+}
+
+/// Where cargo puts what it builds.
+fn target_dir() -> Result<PathBuf> {
+    Ok(match env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => root()?.join("target"),
+    })
+}
+
+/// Makes `NAME.js` and `NAME_bg.wasm` of a module.
+fn bindgen(module: &Path, dist: &Path, name: &str) -> Result<()> {
+    wasm_bindgen_cli_support::Bindgen::new()
+        .input_path(module)
+        .out_name(name)
+        .remove_name_section(true)
+        .remove_producers_section(true)
+        .typescript(false)
+        .web(true)?
+        .generate(dist)
+        .with_context(|| format!("making JavaScript for {}", module.display()))?;
+    let wasm = dist.join(format!("{name}_bg.wasm"));
+    if succeeds(&mut command("wasm-opt", ["--version"])) {
+        optimise(&wasm)?;
+    }
+    Ok(())
+}
+
+/// Features that rustc's modules use, and that every browser with WebGPU has.
+const FEATURES: [&str; 6] = [
+    "--enable-bulk-memory",
+    "--enable-reference-types",
+    "--enable-mutable-globals",
+    "--enable-sign-ext",
+    "--enable-nontrapping-float-to-int",
+    "--enable-multivalue",
+];
+
+/// Lets binaryen make the module smaller; an old one that does not know the module leaves it as it is.
+fn optimise(wasm: &Path) -> Result<()> {
+    let small = wasm.with_extension("small");
+    let mut opt = command("wasm-opt", ["-Os"]);
+    opt.args(FEATURES).arg(wasm).arg("-o").arg(&small);
+    if succeeds(&mut opt) {
+        fs::rename(small, wasm)?;
+    } else {
+        eprintln!("wasm-opt failed; {} stays as it is", wasm.display());
+    }
+    Ok(())
+}
+
+/// Empties the folder, but for what git keeps there.
+fn clear(dist: &Path) -> Result<()> {
+    for entry in fs::read_dir(dist).with_context(|| format!("cannot read {}", dist.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            fs::remove_dir_all(path)?;
+        } else if path.file_name().is_some_and(|name| name != ".gitignore") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        if path.is_dir() {
+            copy(&path, &to.join(name))?;
+        } else {
+            fs::copy(&path, to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes `FILE.br` beside each of the page's files; returns the bytes of all of them. Models are not part of the page.
+fn compress(dist: &Path) -> Result<u64> {
+    let mut total = 0;
+    let mut folders = vec![dist.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                if path != dist.join("models") {
+                    folders.push(path);
+                }
+            } else if path.file_name().is_some_and(|name| name != ".gitignore") {
+                let mut small = path.clone().into_os_string();
+                small.push(".br");
+                let mut writer = brotli::CompressorWriter::new(fs::File::create(&small)?, 1 << 16, 9, 22);
+                writer.write_all(&fs::read(&path)?)?;
+                writer.flush()?;
+                drop(writer);
+                total += fs::metadata(&small)?.len();
+            }
+        }
+    }
+    Ok(total)
+}
