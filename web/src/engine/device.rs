@@ -13,8 +13,6 @@ use super::self_test;
 use super::store::Store;
 use crate::protocol::{Adapter, Capabilities, SelfTest};
 
-/// Features that Tread looks for.
-const FEATURES: [&str; 3] = ["subgroups", "shader f16", "timestamp queries"];
 /// The limit that decides how long a context can be.
 const MAX_BINDING: &str = "max binding bytes";
 
@@ -31,6 +29,12 @@ impl Device {
     /// Whether it is the CPU, which wants the weights in memory.
     pub(super) fn is_cpu(&self) -> bool {
         self.gpu.is_none()
+    }
+
+    /// # Errors
+    /// Once the device has failed.
+    pub(super) fn check(&self) -> tread_core::Result<()> {
+        self.gpu.as_ref().map_or(Ok(()), |gpu| gpu.check())
     }
 
     /// Gives back everything it holds: JavaScript's garbage would keep it for a while.
@@ -91,7 +95,7 @@ impl Devices {
                     gpu.destroy();
                     test
                 }
-                Err(reason) => SelfTest { passed: false, error: f32::INFINITY, message: Some(reason) },
+                Err(reason) => SelfTest { passed: false, error: f32::MAX, message: Some(reason) },
             });
         }
         Capabilities { adapter: adapter.map(shown), reason, self_test, storage }
@@ -107,7 +111,8 @@ async fn open_gpu() -> Result<Wgpu, String> {
 async fn adapter() -> Result<AdapterReport, String> {
     let scope = scope();
     if !scope.is_secure_context() {
-        let message = "browsers give the GPU only to pages that come by https or from this machine itself (localhost)";
+        let message =
+            "browsers give the GPU only to pages that come by https or from this machine itself (localhost)";
         return Err(message.to_owned());
     }
     if !Reflect::get(&scope.navigator(), &"gpu".into()).is_ok_and(|gpu| gpu.is_object()) {
@@ -115,7 +120,9 @@ async fn adapter() -> Result<AdapterReport, String> {
         return Err(message.to_owned());
     }
     let found = adapters().await.into_iter().next();
-    found.ok_or_else(|| "the browser has WebGPU but gives no adapter: its GPU or driver may be blocked".to_owned())
+    found.ok_or_else(|| {
+        "the browser has WebGPU but gives no adapter: its GPU or driver may be blocked".to_owned()
+    })
 }
 
 /// Bytes of the largest buffer that a kernel can be given.
@@ -129,6 +136,6 @@ fn shown(report: AdapterReport) -> Adapter {
         name: report.name,
         software: report.software,
         limits: report.limits.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        features: FEATURES.map(|name| (name.to_owned(), report.features.contains(&name))).to_vec(),
+        features: report.features.into_iter().map(|(name, there)| (name.to_owned(), there)).collect(),
     }
 }

@@ -175,6 +175,12 @@ impl Running {
         self.lost = false;
     }
 
+    /// # Errors
+    /// Once the device has failed, also while nothing is computed.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.lost { Ok(()) } else { self.device.check() }
+    }
+
     /// Destroys the device, which frees what it holds.
     pub(super) fn destroy_device(&self) {
         self.device.destroy();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender};
 use futures_util::StreamExt as _;
-use futures_util::future::{AbortHandle, abortable};
+use futures_util::future::{AbortHandle, Either, abortable, select};
 use tread_core::engine::RequestId;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
@@ -13,16 +13,18 @@ use web_sys::File;
 use super::answer::Question;
 use super::bench::Bench;
 use super::device::{Device, Devices};
+use super::download;
 use super::failure::{Failed, failed, in_a_browser};
 use super::js::{Turns, sleep};
 use super::load::{self, Ready};
 use super::outbox::Outbox;
 use super::running::{Activity, Running};
 use super::store::Store;
-use super::download;
 use crate::chat::{ChatEvent, ChatRequest};
 use crate::protocol::{FailureKind, FromEngine, ModelRef, ToEngine};
 
+/// A device may be lost also while nothing is asked of it: how often that is looked at.
+const CHECK: Duration = Duration::from_secs(2);
 /// Seconds before each attempt to open a lost device.
 const PAUSES: [u64; 5] = [0, 1, 2, 4, 8];
 /// Devices lost in a row without a step between, after which another one will not help.
@@ -86,15 +88,21 @@ impl Worker {
     /// Runs as long as the page.
     pub(super) async fn run(mut self) {
         loop {
-            let command = if self.running.as_ref().is_some_and(Running::has_work) {
-                self.inbox.try_recv().ok()
-            } else {
-                let Some(command) = self.inbox.next().await else { return };
-                Some(command)
-            };
-            match command {
-                Some(command) => self.handle(command),
-                None => self.step().await,
+            if self.running.as_ref().is_some_and(Running::has_work) {
+                match self.inbox.try_recv() {
+                    Ok(command) => self.handle(command),
+                    Err(_) => self.step().await,
+                }
+                continue;
+            }
+            match select(self.inbox.next(), Box::pin(sleep(CHECK))).await {
+                Either::Left((Some(command), _)) => self.handle(command),
+                Either::Left((None, _)) => return,
+                Either::Right(_) => {
+                    if let Some(Err(error)) = self.running.as_ref().map(Running::check) {
+                        self.lost(&in_a_browser(&error.to_string()));
+                    }
+                }
             }
         }
     }
@@ -317,7 +325,10 @@ async fn verify(name: &str) -> Result<(), Failed> {
     for spec in &recipe.files {
         let journal = folder.journal(&spec.name).await?;
         let Some(journal) = journal.filter(|journal| journal.complete) else {
-            return Err(super::failure::other(format!("{} is not complete; load {name} to go on", spec.name)));
+            return Err(super::failure::other(format!(
+                "{} is not complete; load {name} to go on",
+                spec.name
+            )));
         };
         if let Some(piece) = download::damage(&folder, &spec.name, &journal, &mut |_, _| ()).await? {
             let start = super::journal::piece(piece, journal.header.total).start;
