@@ -55,6 +55,7 @@ fn bindgen(module: &Path, dist: &Path, name: &str) -> Result<()> {
         .remove_name_section(true)
         .remove_producers_section(true)
         .typescript(false)
+        .omit_default_module_path(false)
         .web(true)?
         .generate(dist)
         .with_context(|| format!("making JavaScript for {}", module.display()))?;

@@ -18,7 +18,7 @@ use super::failure::{Failed, failed, in_a_browser};
 use super::js::{Turns, sleep};
 use super::load::{self, Ready};
 use super::outbox::Outbox;
-use super::running::{Activity, Running};
+use super::running::{Activity, Running, Watch};
 use super::store::Store;
 use crate::chat::{ChatEvent, ChatRequest};
 use crate::protocol::{FailureKind, FromEngine, ModelRef, ToEngine};
@@ -60,6 +60,7 @@ pub(super) struct Worker {
     turns: Turns,
     devices: Devices,
     running: Option<Running>,
+    watch: Watch,
     job: Option<Job>,
     jobs: u64,
     benches: u32,
@@ -79,6 +80,7 @@ impl Worker {
             turns: Turns::new()?,
             devices: Devices::default(),
             running: None,
+            watch: Watch::default(),
             job: None,
             jobs: 0,
             benches: 0,
@@ -109,7 +111,7 @@ impl Worker {
 
     async fn step(&mut self) {
         let Some(running) = &mut self.running else { return };
-        if let Err(error) = running.step().await {
+        if let Err(error) = running.step(self.watch).await {
             self.lost(&in_a_browser(&error.to_string()));
         }
         self.turns.take().await;
@@ -185,7 +187,7 @@ impl Worker {
                     running.abort(RequestId(id));
                 }
             }
-            ToEngine::Watch { on: _, ops: _ } => {}
+            ToEngine::Watch { on, ops } => self.watch = Watch { on, ops },
             ToEngine::Bench { prompt_tokens, new_tokens } => self.bench([prompt_tokens, new_tokens]),
             ToEngine::LoseDevice => {
                 if let Some(running) = &self.running {
