@@ -7,6 +7,7 @@ mod errors;
 mod gate;
 mod life;
 mod limits;
+mod page;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
