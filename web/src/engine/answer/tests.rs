@@ -1,0 +1,1 @@
+//! Answers of nano's template and of made-up events.
