@@ -107,7 +107,8 @@ async fn open_gpu() -> Result<Wgpu, String> {
 async fn adapter() -> Result<AdapterReport, String> {
     let scope = scope();
     if !scope.is_secure_context() {
-        let message = "browsers give the GPU only to pages that come by https or from this machine itself (localhost)";
+        let message =
+            "browsers give the GPU only to pages that come by https or from this machine itself (localhost)";
         return Err(message.to_owned());
     }
     if !Reflect::get(&scope.navigator(), &"gpu".into()).is_ok_and(|gpu| gpu.is_object()) {
@@ -115,7 +116,9 @@ async fn adapter() -> Result<AdapterReport, String> {
         return Err(message.to_owned());
     }
     let found = adapters().await.into_iter().next();
-    found.ok_or_else(|| "the browser has WebGPU but gives no adapter: its GPU or driver may be blocked".to_owned())
+    found.ok_or_else(|| {
+        "the browser has WebGPU but gives no adapter: its GPU or driver may be blocked".to_owned()
+    })
 }
 
 /// Bytes of the largest buffer that a kernel can be given.

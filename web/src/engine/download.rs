@@ -69,9 +69,16 @@ pub(super) async fn damage(
 }
 
 /// Compares the whole file with the hash that was announced, if one was.
-async fn compare(folder: &Folder, spec: &FileSpec, journal: &Journal, report: &mut Report<'_>) -> Result<(), Failed> {
+async fn compare(
+    folder: &Folder,
+    spec: &FileSpec,
+    journal: &Journal,
+    report: &mut Report<'_>,
+) -> Result<(), Failed> {
     let Some(expected) = &journal.header.sha256 else { return Ok(()) };
-    let Some(file) = folder.file(&spec.name).await? else { return Err(other(format!("{} is gone", spec.name))) };
+    let Some(file) = folder.file(&spec.name).await? else {
+        return Err(other(format!("{} is gone", spec.name)));
+    };
     let mut hasher = Sha256::new();
     for index in 0..journal.pieces.len() {
         let range = piece(index, journal.header.total);
@@ -191,7 +198,9 @@ impl Transfer<'_> {
 }
 
 async fn digest(bytes: &[u8]) -> Result<String, Failed> {
-    sha256(bytes).await.map_err(|error| other(format!("this browser computes no SHA-256: {}", js::text(&error))))
+    sha256(bytes)
+        .await
+        .map_err(|error| other(format!("this browser computes no SHA-256: {}", js::text(&error))))
 }
 
 /// Bytes of a kept file, without holding up the event loop.

@@ -46,8 +46,14 @@ mod tests {
     #[test]
     fn errors_of_the_core_have_kinds_and_advice_for_browsers() {
         for (error, kind) in [
-            (Error::Capacity("use a smaller model, a shorter --context or --kv f16".into()), FailureKind::Memory),
-            (Error::Device("the GPU was lost; start again, or use --backend cpu".into()), FailureKind::Device),
+            (
+                Error::Capacity("use a smaller model, a shorter --context or --kv f16".into()),
+                FailureKind::Memory,
+            ),
+            (
+                Error::Device("the GPU was lost; start again, or use --backend cpu".into()),
+                FailureKind::Device,
+            ),
             (Error::Config("no".into()), FailureKind::Other),
         ] {
             let failure = Failure::from(error);

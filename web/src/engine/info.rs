@@ -20,9 +20,9 @@ pub(super) fn context_length(model: &Model, wanted: Option<usize>) -> Result<usi
     match wanted {
         None => Ok(limit.min(DEFAULT_CONTEXT)),
         Some(0) => Err(other("a context of no tokens holds nothing; choose at least one")),
-        Some(context) if context > limit => {
-            Err(other(format!("a context of {context} is more than the {limit} tokens the model was made for")))
-        }
+        Some(context) if context > limit => Err(other(format!(
+            "a context of {context} is more than the {limit} tokens the model was made for"
+        ))),
         Some(context) => Ok(context),
     }
 }

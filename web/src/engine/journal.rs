@@ -45,7 +45,9 @@ impl Journal {
                 journal.complete = journal.kept() == journal.header.total;
                 break;
             }
-            let Some(hash) = line.strip_suffix('\n').filter(|hash| super::recipe::is_sha256(hash)) else { break };
+            let Some(hash) = line.strip_suffix('\n').filter(|hash| super::recipe::is_sha256(hash)) else {
+                break;
+            };
             journal.pieces.push(hash.to_owned());
         }
         Some(journal)

@@ -48,11 +48,14 @@ struct EntryFile {
 
 /// The entry `name` of a catalogue that lies in the folder `home`.
 pub(super) fn from_catalog(catalog: &str, home: &str, name: &str) -> Result<Recipe, Failed> {
-    let catalog: Catalog =
-        serde_json::from_str(catalog).map_err(|error| other(format!("the catalogue cannot be read: {error}")))?;
+    let catalog: Catalog = serde_json::from_str(catalog)
+        .map_err(|error| other(format!("the catalogue cannot be read: {error}")))?;
     let known: Vec<_> = catalog.models.iter().map(|entry| entry.name.as_str()).collect();
     let Some(entry) = catalog.models.iter().find(|entry| entry.name == name) else {
-        return Err(other(format!("there is no model `{name}` in the catalogue; it has: {}", known.join(", "))));
+        return Err(other(format!(
+            "there is no model `{name}` in the catalogue; it has: {}",
+            known.join(", ")
+        )));
     };
     let base = entry.base.as_deref().unwrap_or(home);
     let files = entry.files.iter().map(|file| FileSpec {
@@ -79,7 +82,9 @@ impl Address {
     pub(super) fn parse(url: &str) -> Result<Self, Failed> {
         let (address, fragment) = url.trim().split_once('#').unwrap_or((url.trim(), ""));
         if !(address.starts_with("https://") || address.starts_with("http://")) {
-            return Err(other(format!("`{url}` is no address of a model: it must begin with https:// or http://")));
+            return Err(other(format!(
+                "`{url}` is no address of a model: it must begin with https:// or http://"
+            )));
         }
         let sha256 = fragment.strip_prefix("sha256=").map(hash).transpose()?;
         let address = hub(address);
@@ -92,7 +97,8 @@ impl Address {
         }
         let folder = path.strip_suffix("/config.json").unwrap_or(path);
         if last_part(folder).ends_with(".safetensors") {
-            let message = "one safetensors file is not a whole model: give the folder that holds it and config.json";
+            let message =
+                "one safetensors file is not a whole model: give the folder that holds it and config.json";
             return Err(other(message.to_owned()));
         }
         Ok(Self::Folder(folder.trim_end_matches('/').to_owned()))
@@ -101,9 +107,9 @@ impl Address {
 
 /// A SHA-256 as it is compared.
 fn hash(text: &str) -> Result<String, Failed> {
-    is_sha256(text).then(|| text.to_ascii_lowercase()).ok_or_else(|| {
-        other(format!("`{text}` is no SHA-256: it must have 64 hexadecimal digits"))
-    })
+    is_sha256(text)
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| other(format!("`{text}` is no SHA-256: it must have 64 hexadecimal digits")))
 }
 
 /// Whether a text is a SHA-256 in hexadecimal digits.

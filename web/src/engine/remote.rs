@@ -53,12 +53,14 @@ impl Remote {
             // There is nothing behind the start: the file is shorter now than what is kept of it.
             416 if start > 0 => return Box::pin(Self::open(url, 0)).await,
             401 | 403 => {
-                let message = "the server does not let this page have it; download it by hand and choose the file";
+                let message =
+                    "the server does not let this page have it; download it by hand and choose the file";
                 return Err(other(format!("{url}: {message} (status {})", response.status())));
             }
             status => return Err(network(format!("{url}: the server answered with status {status}"))),
         };
-        let total = total.ok_or_else(|| other(format!("{url}: the server does not say how long the file is")))?;
+        let total =
+            total.ok_or_else(|| other(format!("{url}: the server does not say how long the file is")))?;
         let Some(body) = response.body() else { return Err(network(format!("{url}: the answer is empty"))) };
         let reader = ReadableStreamDefaultReader::new(&body).map_err(|error| broken(&error))?;
         Ok(Some(Self {
@@ -130,8 +132,6 @@ pub(super) fn network(message: String) -> Failed {
 async fn patient<T>(future: impl Future<Output = T>, url: &str) -> Result<T, Failed> {
     match select(Box::pin(future), Box::pin(sleep(PATIENCE))).await {
         Either::Left((value, _)) => Ok(value),
-        Either::Right(_) => {
-            Err(network(format!("{url}: nothing came for {} seconds", PATIENCE.as_secs())))
-        }
+        Either::Right(_) => Err(network(format!("{url}: nothing came for {} seconds", PATIENCE.as_secs()))),
     }
 }

@@ -31,7 +31,8 @@ pub(super) async fn recipe(store: &Store, model: &ModelRef) -> Result<Recipe, Fa
             let here = scope().location().href();
             let home = Url::new_with_base("models/", &here).map_err(|error| other(text(&error)))?.href();
             let catalog = small(&format!("{home}catalog.json")).await?;
-            let catalog = catalog.ok_or_else(|| other(format!("there is no catalogue at {home}catalog.json")))?;
+            let catalog =
+                catalog.ok_or_else(|| other(format!("there is no catalogue at {home}catalog.json")))?;
             recipe::from_catalog(&String::from_utf8_lossy(&catalog), &home, name)
         }
         ModelRef::Url { url } => match Address::parse(url)? {
@@ -64,7 +65,8 @@ async fn folder_files(folder: &str) -> Result<Vec<FileSpec>, Failed> {
         files.push(file);
     }
     if !files.iter().any(|file| file.name == "config.json") {
-        let message = "there is no config.json: a model is a .gguf file, or a folder with config.json and safetensors";
+        let message =
+            "there is no config.json: a model is a .gguf file, or a folder with config.json and safetensors";
         return Err(other(format!("{folder}: {message}")));
     }
     files.extend(shards.iter().map(|name| spec(name)));

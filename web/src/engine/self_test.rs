@@ -32,7 +32,9 @@ fn compare(logits: &[f32]) -> SelfTest {
     let complete = logits.len() == EXPECTED.len();
     let passed = complete && worst <= TOLERANCE;
     let message = (!passed).then(|| {
-        format!("the device computes something else than the CPU: it is off by {worst}, more than {TOLERANCE}")
+        format!(
+            "the device computes something else than the CPU: it is off by {worst}, more than {TOLERANCE}"
+        )
     });
     SelfTest { passed, error: worst, message }
 }

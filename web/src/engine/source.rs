@@ -95,7 +95,10 @@ impl Source for Head {
         }
         self.wanted.fetch_max(range.end, Ordering::Relaxed);
         let have = self.bytes.len();
-        Err(Error::format(&self.name, format!("bytes {range:?} were asked for, but only its first {have} are here")))
+        Err(Error::format(
+            &self.name,
+            format!("bytes {range:?} were asked for, but only its first {have} are here"),
+        ))
     }
 }
 
@@ -156,7 +159,8 @@ impl Parts {
         let gguf = |source: &Arc<dyn Source>| source.name().ends_with(".gguf");
         match &self.weights[..] {
             [] => {
-                let message = "a model is a .gguf file, or config.json with .safetensors files; these have no weights";
+                let message =
+                    "a model is a .gguf file, or config.json with .safetensors files; these have no weights";
                 Err(Error::format("the model", message))
             }
             [source] if gguf(source) => Checkpoint::from_gguf(source),

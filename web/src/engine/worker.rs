@@ -13,13 +13,13 @@ use web_sys::File;
 use super::answer::Question;
 use super::bench::Bench;
 use super::device::{Device, Devices};
+use super::download;
 use super::failure::{Failed, failed, in_a_browser};
 use super::js::{Turns, sleep};
 use super::load::{self, Ready};
 use super::outbox::Outbox;
 use super::running::{Activity, Running};
 use super::store::Store;
-use super::download;
 use crate::chat::{ChatEvent, ChatRequest};
 use crate::protocol::{FailureKind, FromEngine, ModelRef, ToEngine};
 
@@ -317,7 +317,10 @@ async fn verify(name: &str) -> Result<(), Failed> {
     for spec in &recipe.files {
         let journal = folder.journal(&spec.name).await?;
         let Some(journal) = journal.filter(|journal| journal.complete) else {
-            return Err(super::failure::other(format!("{} is not complete; load {name} to go on", spec.name)));
+            return Err(super::failure::other(format!(
+                "{} is not complete; load {name} to go on",
+                spec.name
+            )));
         };
         if let Some(piece) = download::damage(&folder, &spec.name, &journal, &mut |_, _| ()).await? {
             let start = super::journal::piece(piece, journal.header.total).start;

@@ -93,8 +93,10 @@ mod tests {
         assert_eq!(stage_us(&step, None), [10.0, 400.0, 400.0, 20.0]);
         let op = |side, us| OpTime { name: "x".into(), layer: Some(0), side, start_us: 0.0, us };
         let head = OpTime { layer: None, ..op(Side::Attention, 1.0) };
-        let profiled =
-            StepEvent { ops: vec![op(Side::Attention, 2.0), op(Side::Ffn, 1.0), head], ..StepEvent::default() };
+        let profiled = StepEvent {
+            ops: vec![op(Side::Attention, 2.0), op(Side::Ffn, 1.0), head],
+            ..StepEvent::default()
+        };
         assert_eq!(stage_us(&step, Some(&profiled)), [10.0, 600.0, 200.0, 20.0]);
     }
 
