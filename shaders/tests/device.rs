@@ -4,7 +4,6 @@
 mod common;
 
 use std::borrow::Cow;
-use std::future::Future as _;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Waker};

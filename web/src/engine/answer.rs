@@ -36,14 +36,7 @@ impl Question {
         let text = template.render(&messages, tools.as_ref().filter(|_| known), true)?;
         let prompt = model.tokenizer()?.encode(&text, false)?;
         let parser = tools.map(|tools| ToolCallParser::new(ToolFormat::of(template.source()), &tools));
-        let answer = Answer {
-            splitter: ReasoningSplitter::new(&text),
-            parser,
-            called: false,
-            usage: Usage::default(),
-            finish: None,
-            seed,
-        };
+        let answer = Answer::new(&text, parser, seed);
         Ok(Self { prompt, generate: generate(model, &request.sampling), answer })
     }
 }
@@ -124,6 +117,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// An answer to `prompt`.
+    fn new(prompt: &str, parser: Option<ToolCallParser>, seed: u64) -> Self {
+        let splitter = ReasoningSplitter::new(prompt);
+        Self { splitter, parser, called: false, usage: Usage::default(), finish: None, seed }
+    }
+
     /// What the page hears of an event.
     pub(super) fn take(&mut self, event: Event) -> Vec<ChatEvent> {
         match event {

@@ -13,8 +13,6 @@ use super::self_test;
 use super::store::Store;
 use crate::protocol::{Adapter, Capabilities, SelfTest};
 
-/// Features that Tread looks for.
-const FEATURES: [&str; 3] = ["subgroups", "shader f16", "timestamp queries"];
 /// The limit that decides how long a context can be.
 const MAX_BINDING: &str = "max binding bytes";
 
@@ -31,6 +29,12 @@ impl Device {
     /// Whether it is the CPU, which wants the weights in memory.
     pub(super) fn is_cpu(&self) -> bool {
         self.gpu.is_none()
+    }
+
+    /// # Errors
+    /// Once the device has failed.
+    pub(super) fn check(&self) -> tread_core::Result<()> {
+        self.gpu.as_ref().map_or(Ok(()), |gpu| gpu.check())
     }
 
     /// Gives back everything it holds: JavaScript's garbage would keep it for a while.
@@ -91,7 +95,7 @@ impl Devices {
                     gpu.destroy();
                     test
                 }
-                Err(reason) => SelfTest { passed: false, error: f32::INFINITY, message: Some(reason) },
+                Err(reason) => SelfTest { passed: false, error: f32::MAX, message: Some(reason) },
             });
         }
         Capabilities { adapter: adapter.map(shown), reason, self_test, storage }
@@ -132,6 +136,6 @@ fn shown(report: AdapterReport) -> Adapter {
         name: report.name,
         software: report.software,
         limits: report.limits.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        features: FEATURES.map(|name| (name.to_owned(), report.features.contains(&name))).to_vec(),
+        features: report.features.into_iter().map(|(name, there)| (name.to_owned(), there)).collect(),
     }
 }

@@ -118,6 +118,8 @@ async fn download_all(
     let folder = store.folder(&recipe.name).await?;
     folder.describe(&recipe).await?;
     let Outline { model: sketch, totals, .. } = outline;
+    // Kernels compile while the weights come.
+    device.backend.prepare(&sketch.graph, &sketch.weights, &compile_options(context))?;
     let total = totals.iter().sum();
     let mut before = 0;
     for (spec, bytes) in recipe.files.iter().zip(&totals) {
@@ -125,8 +127,6 @@ async fn download_all(
         download::fetch(&folder, spec, &mut report).await?;
         before += bytes;
     }
-    drop(sketch);
-    let _ = device;
     Ok((recipe.name.clone(), resolve::kept(&folder, &recipe).await?))
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tread_core::Result;
 use tread_core::backend::Executable;
 use tread_core::engine::{Engine, Event, Request, RequestId, Task};
 use tread_core::model::Model;
+use tread_core::monitor::Monitor;
+use web_time::Instant;
 
 use super::answer::{Answer, Question};
 use super::bench::{Bench, Next};
@@ -25,6 +28,18 @@ pub(super) enum Activity {
     Bench(Bench),
 }
 
+/// What the page wants to hear of steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Watch {
+    /// Every one.
+    pub(super) on: bool,
+    /// And now and then where its time went.
+    pub(super) ops: bool,
+}
+
+/// Between two steps whose ops are measured.
+const MEASURE_PAUSE: Duration = Duration::from_secs(1);
+
 /// A loaded model.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -38,6 +53,8 @@ pub(super) struct Running {
     lost: bool,
     /// Losses without a step between.
     losses: u32,
+    monitor: Monitor,
+    measured: Option<Instant>,
 }
 
 /// Measurements are no requests of the page: their numbers come from the other end.
@@ -46,7 +63,18 @@ const BENCH: RequestId = RequestId(u64::MAX);
 impl Running {
     pub(super) fn new(ready: Ready, outbox: Outbox) -> Self {
         let Ready { model, info, device, engine } = ready;
-        Self { outbox, model, info, device, engine, active: HashMap::new(), lost: false, losses: 0 }
+        Self {
+            outbox,
+            model,
+            info,
+            device,
+            engine,
+            active: HashMap::new(),
+            lost: false,
+            losses: 0,
+            monitor: Monitor::default(),
+            measured: None,
+        }
     }
 
     pub(super) fn model(&self) -> Arc<Model> {
@@ -89,7 +117,11 @@ impl Running {
             Activity::Chat(id, _) => RequestId(*id),
             Activity::Bench(_) => BENCH,
         };
-        self.engine.submit(id, request).map_err(|error| error.to_string())?;
+        self.monitor.arrived(id);
+        if let Err(error) = self.engine.submit(id, request) {
+            self.monitor.forget(id);
+            return Err(error.to_string());
+        }
         self.active.insert(id, activity);
         Ok(())
     }
@@ -98,6 +130,7 @@ impl Running {
     pub(super) fn abort(&mut self, id: RequestId) {
         if self.active.remove(&id).is_some() {
             self.engine.abort(id);
+            self.monitor.forget(id);
         }
     }
 
@@ -105,11 +138,21 @@ impl Running {
     ///
     /// # Errors
     /// When the device failed: no request is lost.
-    pub(super) async fn step(&mut self) -> Result<()> {
+    pub(super) async fn step(&mut self, watch: Watch) -> Result<()> {
+        let due = self.measured.is_none_or(|at| at.elapsed() >= MEASURE_PAUSE);
+        if watch.on && watch.ops && due {
+            self.measured = Some(Instant::now());
+            self.engine.profile_next();
+        }
         let events = self.engine.step().await?;
         self.losses = 0;
         for (id, event) in events {
+            self.monitor.observe(id, &event);
             self.deliver(id, event);
+        }
+        let step = self.monitor.step(&self.engine);
+        if watch.on {
+            self.outbox.send(&FromEngine::Step { step, standing: self.monitor.standing(&self.engine) });
         }
         Ok(())
     }
@@ -124,12 +167,15 @@ impl Running {
             }
             Some(Activity::Bench(bench)) => match bench.take(&event) {
                 Next::Wait => {}
-                Next::Ask(request) => match self.engine.submit(id, request) {
-                    // The measurement goes on under its number.
-                    Ok(()) => return,
-                    Err(error) => self.measured(Err(error.to_string())),
-                },
-                Next::Done(result) => self.measured(result),
+                Next::Ask(request) => {
+                    self.monitor.arrived(id);
+                    match self.engine.submit(id, request) {
+                        // The measurement goes on under its number.
+                        Ok(()) => return,
+                        Err(error) => self.tell(Err(error.to_string())),
+                    }
+                }
+                Next::Done(result) => self.tell(result),
             },
             None => {}
         }
@@ -138,7 +184,7 @@ impl Running {
         }
     }
 
-    fn measured(&self, result: Result<crate::protocol::Measurement, String>) {
+    fn tell(&self, result: Result<crate::protocol::Measurement, String>) {
         let result = result.map(|measured| crate::protocol::Measurement {
             model: self.info.name.clone(),
             device: self.device.name.clone(),
@@ -151,12 +197,13 @@ impl Running {
     pub(super) fn fail_all(&mut self, reason: &str) {
         for (id, activity) in std::mem::take(&mut self.active) {
             self.engine.abort(id);
+            self.monitor.forget(id);
             match activity {
                 Activity::Chat(id, _) => {
                     let event = ChatEvent::Failed { message: reason.to_owned() };
                     self.outbox.send(&FromEngine::Chat { id, event });
                 }
-                Activity::Bench(_) => self.measured(Err(reason.to_owned())),
+                Activity::Bench(_) => self.tell(Err(reason.to_owned())),
             }
         }
     }
@@ -173,6 +220,12 @@ impl Running {
         self.engine.recover(executable);
         self.device = device;
         self.lost = false;
+    }
+
+    /// # Errors
+    /// Once the device has failed, also while nothing is computed.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.lost { Ok(()) } else { self.device.check() }
     }
 
     /// Destroys the device, which frees what it holds.

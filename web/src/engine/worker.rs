@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender};
 use futures_util::StreamExt as _;
-use futures_util::future::{AbortHandle, abortable};
+use futures_util::future::{AbortHandle, Either, abortable, select};
 use tread_core::engine::RequestId;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
@@ -18,11 +18,13 @@ use super::failure::{Failed, failed, in_a_browser};
 use super::js::{Turns, sleep};
 use super::load::{self, Ready};
 use super::outbox::Outbox;
-use super::running::{Activity, Running};
+use super::running::{Activity, Running, Watch};
 use super::store::Store;
 use crate::chat::{ChatEvent, ChatRequest};
 use crate::protocol::{FailureKind, FromEngine, ModelRef, ToEngine};
 
+/// A device may be lost also while nothing is asked of it: how often that is looked at.
+const CHECK: Duration = Duration::from_secs(2);
 /// Seconds before each attempt to open a lost device.
 const PAUSES: [u64; 5] = [0, 1, 2, 4, 8];
 /// Devices lost in a row without a step between, after which another one will not help.
@@ -58,6 +60,7 @@ pub(super) struct Worker {
     turns: Turns,
     devices: Devices,
     running: Option<Running>,
+    watch: Watch,
     job: Option<Job>,
     jobs: u64,
     benches: u32,
@@ -77,6 +80,7 @@ impl Worker {
             turns: Turns::new()?,
             devices: Devices::default(),
             running: None,
+            watch: Watch::default(),
             job: None,
             jobs: 0,
             benches: 0,
@@ -86,22 +90,28 @@ impl Worker {
     /// Runs as long as the page.
     pub(super) async fn run(mut self) {
         loop {
-            let command = if self.running.as_ref().is_some_and(Running::has_work) {
-                self.inbox.try_recv().ok()
-            } else {
-                let Some(command) = self.inbox.next().await else { return };
-                Some(command)
-            };
-            match command {
-                Some(command) => self.handle(command),
-                None => self.step().await,
+            if self.running.as_ref().is_some_and(Running::has_work) {
+                match self.inbox.try_recv() {
+                    Ok(command) => self.handle(command),
+                    Err(_) => self.step().await,
+                }
+                continue;
+            }
+            match select(self.inbox.next(), Box::pin(sleep(CHECK))).await {
+                Either::Left((Some(command), _)) => self.handle(command),
+                Either::Left((None, _)) => return,
+                Either::Right(_) => {
+                    if let Some(Err(error)) = self.running.as_ref().map(Running::check) {
+                        self.lost(&in_a_browser(&error.to_string()));
+                    }
+                }
             }
         }
     }
 
     async fn step(&mut self) {
         let Some(running) = &mut self.running else { return };
-        if let Err(error) = running.step().await {
+        if let Err(error) = running.step(self.watch).await {
             self.lost(&in_a_browser(&error.to_string()));
         }
         self.turns.take().await;
@@ -177,7 +187,7 @@ impl Worker {
                     running.abort(RequestId(id));
                 }
             }
-            ToEngine::Watch { on: _, ops: _ } => {}
+            ToEngine::Watch { on, ops } => self.watch = Watch { on, ops },
             ToEngine::Bench { prompt_tokens, new_tokens } => self.bench([prompt_tokens, new_tokens]),
             ToEngine::LoseDevice => {
                 if let Some(running) = &self.running {
