@@ -1,61 +1,34 @@
-//! Names for well-known models.
+//! Names for well-known models. The page's catalogue is made of the same file (`cargo xtask web`).
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
 
 /// A model that has a name of its own.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Entry {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// `org/name[:file.gguf]` on the hub; none: inside the binary.
-    pub(crate) hub: Option<&'static str>,
-    pub(crate) about: &'static str,
-    pub(crate) size: &'static str,
-    pub(crate) licence: &'static str,
+    pub(crate) hub: Option<String>,
+    pub(crate) about: String,
+    /// About how many there are to download.
+    pub(crate) bytes: u64,
+    pub(crate) licence: String,
 }
 
-/// All names.
-pub(crate) const ENTRIES: [Entry; 6] = [
-    Entry {
-        name: crate::embedded::NAME,
-        hub: None,
-        about: "Step-3 in small, trained on Shakespeare; built in",
-        size: "12 MB",
-        licence: "MIT OR Apache-2.0",
-    },
-    Entry {
-        name: "smollm2",
-        hub: Some("unsloth/SmolLM2-135M-Instruct-GGUF:SmolLM2-135M-Instruct-Q8_0.gguf"),
-        about: "SmolLM2 135M Instruct, Q8_0",
-        size: "145 MB",
-        licence: "Apache-2.0",
-    },
-    Entry {
-        name: "smollm2-360m",
-        hub: Some("HuggingFaceTB/SmolLM2-360M-Instruct-GGUF:smollm2-360m-instruct-q8_0.gguf"),
-        about: "SmolLM2 360M Instruct, Q8_0",
-        size: "386 MB",
-        licence: "Apache-2.0",
-    },
-    Entry {
-        name: "llama-3.2-1b",
-        hub: Some("unsloth/Llama-3.2-1B-Instruct-GGUF:Llama-3.2-1B-Instruct-Q4_K_M.gguf"),
-        about: "Llama 3.2 1B Instruct, Q4_K_M",
-        size: "808 MB",
-        licence: "Llama 3.2 Community",
-    },
-    Entry {
-        name: "step3",
-        hub: Some("stepfun-ai/step3"),
-        about: "Step-3 321B, BF16 (its language model)",
-        size: "642 GB",
-        licence: "Apache-2.0",
-    },
-    Entry {
-        name: "step3-fp8",
-        hub: Some("stepfun-ai/step3-fp8"),
-        about: "Step-3 321B, FP8 with block scales (its language model)",
-        size: "328 GB",
-        licence: "Apache-2.0",
-    },
-];
+impl Entry {
+    /// `145 MB`.
+    pub(crate) fn size(&self) -> String {
+        match self.bytes / 1_000_000 {
+            megabytes @ ..1000 => format!("{megabytes} MB"),
+            megabytes => format!("{} GB", megabytes / 1000),
+        }
+    }
+}
+
+/// All names. That the file is a catalogue is what the test below sees to.
+pub(crate) static ENTRIES: LazyLock<Vec<Entry>> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../models/catalog.json")).unwrap_or_default());
 
 /// The entry called `name`.
 pub(crate) fn find(name: &str) -> Option<&'static Entry> {
@@ -64,5 +37,19 @@ pub(crate) fn find(name: &str) -> Option<&'static Entry> {
 
 /// All names in a row, for errors.
 pub(crate) fn names() -> String {
-    ENTRIES.map(|e| e.name).join(", ")
+    ENTRIES.iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ENTRIES, find, names};
+
+    #[test]
+    fn the_catalogue_is_read_whole() {
+        assert!(names().starts_with("nano, smollm2, "), "{}", names());
+        assert_eq!(find(crate::embedded::NAME).unwrap().hub, None);
+        assert!(ENTRIES.iter().filter(|entry| entry.hub.is_none()).count() == 1);
+        assert_eq!(find("smollm2").unwrap().size(), "145 MB");
+        assert_eq!(find("step3").unwrap().size(), "642 GB");
+    }
 }

@@ -24,8 +24,9 @@ pub(crate) fn run() -> Result<()> {
         for (name, value) in &adapter.limits {
             writeln!(out, "  {name:<26} {value}")?;
         }
-        let features =
-            if adapter.features.is_empty() { "none".to_owned() } else { adapter.features.join(", ") };
+        let present: Vec<_> =
+            adapter.features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+        let features = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
         writeln!(out, "  {:<26} {features}", "optional features")?;
     }
     if found.is_empty() {

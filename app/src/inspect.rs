@@ -15,8 +15,8 @@ use crate::{catalog, load};
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if args.catalog {
-        for entry in &catalog::ENTRIES {
-            writeln!(out, "{:<14} {:<8} {} ({})", entry.name, entry.size, entry.about, entry.licence)?;
+        for entry in catalog::ENTRIES.iter() {
+            writeln!(out, "{:<14} {:<8} {} ({})", entry.name, entry.size(), entry.about, entry.licence)?;
         }
         return Ok(());
     }

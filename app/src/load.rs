@@ -30,7 +30,7 @@ fn place(name: &str) -> Result<Place> {
         return Ok(Place::Local(path));
     }
     if let Some(entry) = catalog::find(name) {
-        return Ok(entry.hub.map_or(Place::Embedded, |id| Place::Hub(id.to_owned())));
+        return Ok(entry.hub.clone().map_or(Place::Embedded, Place::Hub));
     }
     let path = Path::new(name);
     if path.exists() {

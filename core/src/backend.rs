@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::graph::Graph;
+use crate::monitor::OpTime;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -70,13 +71,24 @@ pub trait Backend: std::fmt::Debug {
         0
     }
 
-    /// Uploads weights, makes kernels and buffers, and returns the graph ready to run.
+    /// Makes what [`Backend::compile`] will need besides the weights' bytes, and keeps it: so that kernels can compile
+    /// while a model is downloaded. Nothing is read from `weights` but what their headers say.
+    ///
+    /// # Errors
+    /// As [`Backend::compile`].
+    fn prepare(&self, _graph: &Graph, _weights: &[Tensor], _options: &CompileOptions) -> Result<()> {
+        Ok(())
+    }
+
+    /// Uploads weights, makes kernels and buffers, and returns the graph ready to run. Dropping the future before its end
+    /// frees all it has taken. In browsers others have their turn while it goes on.
     ///
     /// `weights[i]` is the tensor of `graph.weights[i]` (see [`crate::checkpoint::Checkpoint::bind`]).
     /// `progress` is called with weight bytes done and in all.
     ///
     /// # Errors
-    /// [`Error::Capacity`] when the model or cache does not fit the device, [`Error::Device`] when it fails.
+    /// [`Error::Tensor`] when a weight is damaged, [`Error::Capacity`] when the model or cache does not fit the device,
+    /// [`Error::Device`] when it fails.
     fn compile<'a>(
         &'a self,
         graph: &'a Graph,
@@ -94,6 +106,14 @@ pub trait Executable: std::fmt::Debug {
     /// [`Error::Capacity`] when the batch is larger than the compile options, [`Error::Device`] when the device
     /// fails. The KV cache of other sequences is untouched by an error.
     fn step<'a>(&'a mut self, batch: &Batch) -> Result<LocalFuture<'a, Result<Output<'a>>>>;
+
+    /// The next step also measures every op, which costs some time and changes no result.
+    fn profile_next(&mut self) {}
+
+    /// Takes what the last step measured, in order; empty where it was not asked for or the device has no clock.
+    fn take_profile(&mut self) -> Vec<OpTime> {
+        vec![]
+    }
 
     /// Counters since compilation.
     fn stats(&self) -> Stats;

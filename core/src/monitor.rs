@@ -1,9 +1,47 @@
 //! What a monitor is shown: each step as it happens, and where the engine stands after it. A server sends these as its
 //! event stream, a browser's worker as messages.
 
+mod watch;
+
 use serde::{Deserialize, Serialize};
 
 use crate::graph::Side;
+
+pub use watch::{Monitor, TokenTime};
+
+/// What is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The model's name.
+    pub model: String,
+    /// The back end and its device, for people.
+    pub device: String,
+    /// Most tokens of a prompt and its continuation together.
+    pub context: usize,
+    /// What the model runs on. One pool has both sides, unless attention and FFN are disaggregated.
+    pub pools: Vec<Pool>,
+}
+
+/// Devices that run one or both sides of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// For people.
+    pub name: String,
+    /// Its device, for people.
+    pub device: String,
+    /// What it runs.
+    pub sides: Vec<Side>,
+}
+
+impl Hello {
+    /// One device that runs everything.
+    pub fn single(model: impl Into<String>, device: impl Into<String>, context: usize) -> Self {
+        let device = device.into();
+        let sides = vec![Side::Attention, Side::Ffn];
+        let pools = vec![Pool { name: "all".to_owned(), device: device.clone(), sides }];
+        Self { model: model.into(), device, context, pools }
+    }
+}
 
 /// A step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

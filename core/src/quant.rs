@@ -37,6 +37,14 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 /// # Errors
 /// [`Error::Tensor`] naming the tensor and the row, or that the bytes cannot be read.
 pub fn check_finite(tensor: &Tensor) -> Result<()> {
+    row_chunks(tensor).try_for_each(|rows| check_rows(tensor, rows.start, &tensor.read_rows(rows)?))
+}
+
+/// As [`check_finite`], for rows that are read already: `bytes` are those of the rows from `first` on.
+///
+/// # Errors
+/// As [`check_finite`].
+pub fn check_rows(tensor: &Tensor, first: usize, bytes: &[u8]) -> Result<()> {
     let half_at: &[usize] = match tensor.dtype() {
         DType::F32 | DType::F16 | DType::BF16 => return Ok(()),
         DType::F8E4M3 => &[],
@@ -51,16 +59,15 @@ pub fn check_finite(tensor: &Tensor) -> Result<()> {
             .chunks_exact(block_bytes)
             .all(|b| half_at.iter().all(|&at| f16([b[at], b[at + 1]]).is_finite())),
     };
-    for rows in row_chunks(tensor) {
-        let bytes = tensor.read_rows(rows.clone())?;
-        let mut found = rows.zip(bytes.chunks_exact(tensor.row_bytes().max(1)));
-        if let Some((row, _)) = found.find(|(_, bytes)| !row_is_finite(bytes)) {
+    match bytes.chunks_exact(tensor.row_bytes().max(1)).position(|row| !row_is_finite(row)) {
+        Some(row) => {
             let what = if half_at.is_empty() { "an element" } else { "a block scale" };
-            let message = format!("row {row} holds {what} that is NaN or infinite; is the file damaged?");
-            return Err(Error::tensor(tensor.name(), message));
+            let message =
+                format!("row {} holds {what} that is NaN or infinite; is the file damaged?", first + row);
+            Err(Error::tensor(tensor.name(), message))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The rows of `tensor` in pieces of about a mebibyte, so that ranged reads stay small.

@@ -1,51 +1,17 @@
-//! Adapters: which there are, which one is taken, and what is asked of it.
+//! A device: what is asked of an adapter, how kernels are shaped for it, and how it fails.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tread_core::backend::{BLOCK_SIZE, Backend, CompileOptions, Executable, LocalFuture};
 use tread_core::graph::Graph;
 use tread_core::tensor::Tensor;
 use tread_core::{Error, Result};
 
+use crate::adapter::{Found, Selector, enumerate};
+use crate::kernels::Pipelines;
+use crate::lower::{Context, lower};
+use crate::plan::Plan;
 use crate::program::Program;
-
-/// Which adapter to open.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Selector {
-    /// The best one: discrete, then integrated, then virtual GPUs, software last.
-    #[default]
-    Best,
-    /// By its place in [`adapters`].
-    Index(usize),
-    /// The first whose name contains this, whatever the case.
-    Name(String),
-}
-
-impl std::str::FromStr for Selector {
-    type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Index))
-    }
-}
-
-/// What an adapter is, for people.
-#[derive(Clone, Debug)]
-pub struct AdapterReport {
-    /// The product.
-    pub name: String,
-    /// Vulkan, Metal, DX12, BrowserWebGpu.
-    pub backend: String,
-    /// DiscreteGpu, IntegratedGpu, VirtualGpu, Cpu, Other.
-    pub device_type: String,
-    /// Driver and its version.
-    pub driver: String,
-    /// Runs on the CPU: right, but slow.
-    pub software: bool,
-    /// Limits that matter here, with their values.
-    pub limits: Vec<(&'static str, u64)>,
-    /// Optional features that Tread uses and the adapter has.
-    pub features: Vec<&'static str>,
-}
 
 /// How kernels are shaped for a device. Any shape gives the same results up to rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +67,19 @@ pub struct DeviceOptions {
     pub tuning: Option<Tuning>,
 }
 
+/// What helps where no adapter is found, and where one is lost.
+#[cfg(not(target_family = "wasm"))]
+const REMEDIES: [&str; 2] = [
+    "install a Vulkan driver (Debian and Ubuntu: mesa-vulkan-drivers for integrated GPUs and a software fallback), or \
+     use --backend cpu",
+    "start again, or use --backend cpu",
+];
+#[cfg(target_family = "wasm")]
+const REMEDIES: [&str; 2] = [
+    "this browser has no WebGPU, or it is switched off, or the page came by plain HTTP from another machine",
+    "load the model again; if that fails, close other pages that use the GPU, or restart the browser",
+];
+
 /// An open adapter.
 #[derive(Debug)]
 pub struct Wgpu {
@@ -112,86 +91,28 @@ pub struct Wgpu {
     /// Largest buffer that can be bound, bytes.
     pub(crate) max_binding: u64,
     pub(crate) health: Arc<Health>,
+    pub(crate) pipelines: Pipelines,
     name: String,
     software: bool,
 }
 
-/// The first failure the device reported outside an error scope.
+/// The first failure the device reported outside an error scope, and whether it was lack of memory.
 #[derive(Debug, Default)]
-pub(crate) struct Health(Mutex<Option<String>>);
+pub(crate) struct Health(Mutex<Option<(bool, String)>>);
 
 impl Health {
-    fn report(&self, message: String) {
+    fn report(&self, full: bool, message: String) {
         tracing::error!(message, "device failure");
-        let mut first = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        first.get_or_insert(message);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((full, message));
     }
 
     /// An error once the device has failed.
     pub(crate) fn check(&self) -> Result<()> {
-        let first = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        first.as_ref().map_or(Ok(()), |m| Err(Error::Device(m.clone())))
-    }
-}
-
-fn instance() -> wgpu::Instance {
-    wgpu::Instance::new(wgpu::InstanceDescriptor {
-        // Validation layers are for debugging Tread itself, with WGPU_VALIDATION=1.
-        flags: wgpu::InstanceFlags::empty().with_env(),
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    })
-}
-
-/// All adapters, best first.
-async fn enumerate() -> Vec<wgpu::Adapter> {
-    #[cfg(target_family = "wasm")]
-    let mut found: Vec<wgpu::Adapter> = {
-        let options = wgpu::RequestAdapterOptions {
-            power_preference: wgpu::PowerPreference::HighPerformance,
-            ..Default::default()
-        };
-        instance().request_adapter(&options).await.into_iter().collect()
-    };
-    #[cfg(not(target_family = "wasm"))]
-    let mut found = instance().enumerate_adapters(wgpu::Backends::all()).await;
-    found.sort_by_key(|a| match a.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    });
-    found
-}
-
-/// What adapters there are, best first.
-pub async fn adapters() -> Vec<AdapterReport> {
-    enumerate().await.iter().map(report).collect()
-}
-
-fn report(adapter: &wgpu::Adapter) -> AdapterReport {
-    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    let known = [
-        (wgpu::Features::SUBGROUP, "subgroups"),
-        (wgpu::Features::SHADER_F16, "shader f16"),
-        (wgpu::Features::TIMESTAMP_QUERY, "timestamp queries"),
-    ];
-    AdapterReport {
-        name: info.name,
-        backend: format!("{:?}", info.backend),
-        device_type: format!("{:?}", info.device_type),
-        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-        software: info.device_type == wgpu::DeviceType::Cpu,
-        limits: vec![
-            ("max buffer bytes", limits.max_buffer_size),
-            ("max binding bytes", limits.max_storage_buffer_binding_size),
-            ("storage buffers a kernel", u64::from(limits.max_storage_buffers_per_shader_stage)),
-            ("threads a workgroup", u64::from(limits.max_compute_invocations_per_workgroup)),
-            ("shared bytes a workgroup", u64::from(limits.max_compute_workgroup_storage_size)),
-            ("smallest subgroup", u64::from(info.subgroup_min_size)),
-            ("largest subgroup", u64::from(info.subgroup_max_size)),
-        ],
-        features: known.iter().filter(|(f, _)| features.contains(*f)).map(|(_, name)| *name).collect(),
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            None => Ok(()),
+            Some((true, message)) => Err(Error::Capacity(message)),
+            Some((false, message)) => Err(Error::Device(message)),
+        }
     }
 }
 
@@ -209,37 +130,35 @@ impl Wgpu {
     /// # Errors
     /// As [`Wgpu::open`].
     pub async fn open_with(selector: Selector, options: DeviceOptions) -> Result<Self> {
-        let mut found = enumerate().await;
+        let found = enumerate().await;
         if found.is_empty() {
-            let message = "no GPU adapter found: install a Vulkan driver (Debian and Ubuntu: mesa-vulkan-drivers for \
-                           integrated GPUs and a software fallback), or use --backend cpu";
-            return Err(Error::Device(message.to_owned()));
+            return Err(Error::Device(format!("no GPU adapter found: {}", REMEDIES[0])));
         }
-        let names: Vec<_> = found.iter().map(|a| a.get_info().name).collect();
         let at = match &selector {
             Selector::Best => Some(0),
             Selector::Index(i) => (*i < found.len()).then_some(*i),
             Selector::Name(part) => {
-                names.iter().position(|n| n.to_lowercase().contains(&part.to_lowercase()))
+                found.iter().position(|f| f.name.to_lowercase().contains(&part.to_lowercase()))
             }
         };
-        let Some(at) = at else {
+        let Some(chosen) = at.map(|at| &found[at]) else {
+            let names: Vec<_> = found.iter().map(|f| f.name.as_str()).collect();
             let message = format!("no adapter matches {selector:?}; there are: {}", names.join(", "));
             return Err(Error::Device(message));
         };
-        Self::from_adapter(&found.swap_remove(at), options).await
+        Self::from_adapter(chosen, options).await
     }
 
-    async fn from_adapter(adapter: &wgpu::Adapter, options: DeviceOptions) -> Result<Self> {
+    async fn from_adapter(found: &Found, options: DeviceOptions) -> Result<Self> {
+        let Found { adapter, name, software, .. } = found;
         let (info, offered) = (adapter.get_info(), adapter.limits());
         let mut limits = wgpu::Limits::default();
         if !options.default_limits {
             limits.max_buffer_size = offered.max_buffer_size;
             limits.max_storage_buffer_binding_size = offered.max_storage_buffer_binding_size;
         }
-        let software = info.device_type == wgpu::DeviceType::Cpu;
-        let tuning = options.tuning.unwrap_or_else(|| default_tuning(&info, adapter.features()));
-        let mut features = wgpu::Features::empty();
+        let tuning = options.tuning.unwrap_or_else(|| default_tuning(&info, adapter.features(), *software));
+        let mut features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
         if tuning.subgroups {
             features |= wgpu::Features::SUBGROUP;
         }
@@ -253,15 +172,15 @@ impl Wgpu {
         let (device, queue) = adapter
             .request_device(&descriptor)
             .await
-            .map_err(|e| Error::Device(format!("{} cannot be opened: {e}", info.name)))?;
+            .map_err(|e| Error::Device(format!("{name} cannot be opened: {e}")))?;
         let health = Arc::new(Health::default());
         let (lost, failed) = (Arc::clone(&health), Arc::clone(&health));
         device.set_device_lost_callback(move |reason, message| {
-            lost.report(format!(
-                "the GPU was lost ({reason:?}): {message}; start again, or use --backend cpu"
-            ));
+            lost.report(false, format!("the GPU was lost ({reason:?}): {message}; {}", REMEDIES[1]));
         });
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| failed.report(error.to_string())));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            failed.report(matches!(error, wgpu::Error::OutOfMemory { .. }), error.to_string());
+        }));
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Ok(Self {
             device,
@@ -270,8 +189,9 @@ impl Wgpu {
             max_segment: options.max_segment.unwrap_or(u64::MAX).min(max_binding),
             max_binding,
             health,
-            name: format!("{} ({:?})", info.name, info.backend),
-            software,
+            pipelines: Pipelines::default(),
+            name: format!("{name} ({:?})", info.backend),
+            software: *software,
         })
     }
 
@@ -284,10 +204,35 @@ impl Wgpu {
     pub fn destroy(&self) {
         self.device.destroy();
     }
+
+    /// An error once the device has failed: it was lost, ran out of memory, or refused something.
+    ///
+    /// # Errors
+    /// [`Error::Device`] or [`Error::Capacity`].
+    pub fn check(&self) -> Result<()> {
+        self.health.check()
+    }
+
+    pub(crate) fn plan(&self, graph: &Graph, weights: &[Tensor], options: &CompileOptions) -> Result<Plan> {
+        lower(Context { graph, weights, options, tuning: self.tuning, max_segment: self.max_segment })
+    }
+
+    /// What was asked for when there was no room.
+    fn full(&self, graph: &Graph, weights: &[Tensor], options: CompileOptions) -> Error {
+        let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+        let cache = graph.kv_bytes_per_token(options.kv_dtype.bytes()) * options.kv_blocks * BLOCK_SIZE;
+        Error::Capacity(format!(
+            "{} is out of memory: the weights need {} and the KV cache {}; use a smaller model, a shorter context \
+             (--context) or a smaller cache type (--kv f16)",
+            self.name,
+            gib(weights.iter().map(Tensor::bytes).sum()),
+            gib(cache as u64)
+        ))
+    }
 }
 
-fn default_tuning(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Tuning {
-    if info.device_type == wgpu::DeviceType::Cpu {
+fn default_tuning(info: &wgpu::AdapterInfo, features: wgpu::Features, software: bool) -> Tuning {
+    if software {
         return Tuning::SOFTWARE;
     }
     // Only where every subgroup has the same size can a kernel rely on it.
@@ -308,6 +253,12 @@ impl Backend for Wgpu {
         if self.software { weights.saturating_add(cache) } else { 0 }
     }
 
+    /// In browsers it returns at once, and the GPU process compiles; else it returns when all is compiled.
+    fn prepare(&self, graph: &Graph, weights: &[Tensor], options: &CompileOptions) -> Result<()> {
+        self.health.check()?;
+        self.pipelines.begin(&self.device, &self.plan(graph, weights, options)?.launches).wait()
+    }
+
     fn compile<'a>(
         &'a self,
         graph: &'a Graph,
@@ -317,27 +268,11 @@ impl Backend for Wgpu {
     ) -> LocalFuture<'a, Result<Box<dyn Executable>>> {
         Box::pin(async move {
             self.health.check()?;
-            let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-            let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-            let program = Program::new(self, graph, weights, options, progress);
-            let (invalid, full) = (validation.pop().await, memory.pop().await);
-            if full.is_some() {
-                let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
-                let cache =
-                    graph.kv_bytes_per_token(options.kv_dtype.bytes()) * options.kv_blocks * BLOCK_SIZE;
-                let message = format!(
-                    "{} is out of memory: the weights need {} and the KV cache {}; use a smaller model, a shorter \
-                     --context or --kv f16",
-                    self.name,
-                    gib(weights.iter().map(Tensor::bytes).sum()),
-                    gib(cache as u64)
-                );
-                return Err(Error::Capacity(message));
+            match Program::new(self, graph, weights, options, progress).await {
+                Ok(Some(program)) => Ok(Box::new(program) as Box<dyn Executable>),
+                Ok(None) => Err(self.full(graph, weights, options)),
+                Err(error) => Err(error),
             }
-            if let Some(error) = invalid {
-                return Err(Error::Device(format!("{} refused a kernel or buffer: {error}", self.name)));
-            }
-            Ok(Box::new(program?) as Box<dyn Executable>)
         })
     }
 }

@@ -1,50 +1,87 @@
 //! From a [`Kernel`] to a pipeline.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tread_core::{Error, Result};
 
 use crate::plan::{Kernel, Launch};
 use crate::source::assemble;
 
 /// A pipeline and the layout its bind groups need.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
+/// The pipelines of a device, each made once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pipelines(Arc<Mutex<BTreeMap<Kernel, Pipeline>>>);
+
+impl Pipelines {
+    pub(crate) fn get(&self, kernel: &Kernel) -> Result<Pipeline> {
+        let missing = || Error::Device(format!("no pipeline for {}", kernel.file));
+        lock(&self.0).get(kernel).cloned().ok_or_else(missing)
+    }
+
+    /// Begins to compile what the launches need and is not there: on other threads, or, in browsers, in the GPU process.
+    pub(crate) fn begin(&self, device: &wgpu::Device, launches: &[Launch]) -> Compiling {
+        let missing: BTreeMap<&Kernel, &Launch> = {
+            let made = lock(&self.0);
+            launches.iter().map(|l| (&l.kernel, l)).filter(|(k, _)| !made.contains_key(k)).collect()
+        };
+        let jobs: Vec<Launch> = missing.into_values().cloned().collect();
+        #[cfg(target_family = "wasm")]
+        {
+            lock(&self.0).extend(jobs.into_iter().map(|l| (l.kernel.clone(), pipeline(device, &l))));
+            Compiling {}
+        }
+        #[cfg(not(target_family = "wasm"))]
+        {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+            let jobs = Arc::new(Mutex::new(jobs));
+            let work = || {
+                let (jobs, made, device) = (Arc::clone(&jobs), Arc::clone(&self.0), device.clone());
+                move || {
+                    // Taken in a statement of its own: nobody waits for the lock while this thread compiles.
+                    while let Some(launch) = { lock(&jobs).pop() } {
+                        let pipeline = pipeline(&device, &launch);
+                        lock(&made).insert(launch.kernel, pipeline);
+                    }
+                }
+            };
+            Compiling { threads: (0..threads).map(|_| std::thread::spawn(work())).collect() }
+        }
+    }
+}
+
+/// What panics with the lock held leaves the map as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Pipelines on their way.
+#[derive(Debug)]
+pub(crate) struct Compiling {
+    #[cfg(not(target_family = "wasm"))]
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Compiling {
+    /// Waits until they can be used.
+    pub(crate) fn wait(self) -> Result<()> {
+        #[cfg(not(target_family = "wasm"))]
+        for thread in self.threads {
+            thread.join().map_err(|_| Error::Device("a kernel could not be compiled".to_owned()))?;
+        }
+        Ok(())
+    }
+}
+
 /// The WGSL of a kernel.
 pub(crate) fn wgsl(kernel: &Kernel) -> String {
     assemble(kernel.file, kernel.format.map(crate::format::wgsl), &kernel.params)
-}
-
-/// A pipeline for each distinct kernel of the launches, compiled in parallel where there are threads.
-///
-/// Browsers compile in their GPU process while this returns at once.
-pub(crate) fn compile(device: &wgpu::Device, launches: &[Launch]) -> BTreeMap<Kernel, Pipeline> {
-    let distinct: BTreeMap<&Kernel, &Launch> = launches.iter().map(|l| (&l.kernel, l)).collect();
-    let jobs: Vec<(&Kernel, &Launch)> = distinct.into_iter().collect();
-    #[cfg(target_family = "wasm")]
-    return jobs.iter().map(|(k, l)| ((*k).clone(), pipeline(device, l))).collect();
-    #[cfg(not(target_family = "wasm"))]
-    {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let made = std::sync::Mutex::new(BTreeMap::new());
-        std::thread::scope(|scope| {
-            for _ in 0..threads.min(jobs.len()) {
-                scope.spawn(|| {
-                    while let Some((kernel, launch)) =
-                        jobs.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-                    {
-                        let pipeline = pipeline(device, launch);
-                        let mut made = made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        made.insert((*kernel).clone(), pipeline);
-                    }
-                });
-            }
-        });
-        made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 #[allow(unsafe_code)]

@@ -7,12 +7,12 @@ mod fusion;
 mod products;
 
 use tread_core::backend::CompileOptions;
-use tread_core::graph::{Graph, Node, Op, RopeStyle, Rows, ValueId, WeightId};
+use tread_core::graph::{Graph, Node, Op, RopeStyle, Rows, Side, ValueId, WeightId};
 use tread_core::tensor::{DType, Tensor};
 use tread_core::{Error, Result};
 
 use crate::device::Tuning;
-use crate::plan::{Extent, Kernel, Launch, Operand, Plan, Slot, StepLayout, When};
+use crate::plan::{Extent, Kernel, Label, Launch, Operand, Plan, Slot, StepLayout, When};
 use crate::source::Params;
 use crate::weights::segments;
 
@@ -45,6 +45,7 @@ pub(crate) fn lower(context: Context<'_>) -> Result<Plan> {
         layout: StepLayout::new(context.options),
         places: vec![None; context.graph.values.len()],
         done: vec![false; context.graph.nodes.len()],
+        label: Label { name: "", layer: None, side: Side::Attention },
         context,
         plan: Plan {
             launches: vec![],
@@ -75,6 +76,8 @@ struct Lowering<'a> {
     layout: StepLayout,
     places: Vec<Option<Place>>,
     done: Vec<bool>,
+    /// Of the launches that are pushed.
+    label: Label,
     plan: Plan,
 }
 
@@ -83,6 +86,7 @@ impl<'a> Lowering<'a> {
         let graph = self.context.graph;
         for (at, node) in graph.nodes.iter().enumerate() {
             if !self.done[at] && !self.waits_for_consumer(node) {
+                self.label = Label::of(node);
                 self.node(at, node)?;
             }
         }
@@ -172,7 +176,8 @@ impl<'a> Lowering<'a> {
         grid: [Extent; 3],
         bindings: Vec<(u32, Operand, bool)>,
     ) {
-        self.plan.launches.push(Launch { kernel: Kernel { file, format, params }, when, grid, bindings });
+        let (label, kernel) = (self.label, Kernel { file, format, params });
+        self.plan.launches.push(Launch { label, kernel, when, grid, bindings });
     }
 
     /// A launch of one thread an element over `width` elements of every row.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tread_core::backend::CompileOptions;
-use tread_core::graph::{Rows, WeightId};
+use tread_core::graph::{Node, Rows, Side, WeightId};
 use tread_core::tensor::DType;
 
 use crate::source::Params;
@@ -138,9 +138,24 @@ impl Extent {
     }
 }
 
+/// Which part of the model a launch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) name: &'static str,
+    pub(crate) layer: Option<usize>,
+    pub(crate) side: Side,
+}
+
+impl Label {
+    pub(crate) const fn of(node: &Node) -> Self {
+        Self { name: node.op.name(), layer: node.layer, side: node.side }
+    }
+}
+
 /// One dispatch.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
+    pub(crate) label: Label,
     pub(crate) kernel: Kernel,
     pub(crate) when: When,
     pub(crate) grid: [Extent; 3],

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use tread_core::tensor::{DType, Tensor};
-use tread_core::{Error, Result};
+use tread_core::{Error, Result, quant};
 
 use crate::format::{self, aux_words, chunks, vecs};
 use crate::plan::Operand;
@@ -11,8 +11,8 @@ use crate::source::Params;
 
 /// Bytes handed to the queue at a time; it copies them to staging memory.
 const UPLOAD_BYTES: usize = 8 << 20;
-/// Bytes after which pending copies are flushed, so that staging memory stays bounded.
-const FLUSH_BYTES: u64 = 64 << 20;
+/// Bytes after which pending copies are waited for, so that staging memory stays bounded.
+const FLUSH_BYTES: u64 = 32 << 20;
 
 /// The geometry of tensors of one format and inner size, stacked by rows.
 #[derive(Clone, Copy, Debug)]
@@ -99,116 +99,149 @@ pub(crate) fn segments(packed: &Packed, max: u64) -> Vec<Range<usize>> {
 /// The planes of one segment.
 #[derive(Debug)]
 pub(crate) struct Segment {
+    rows: Range<usize>,
     pub(crate) values: wgpu::Buffer,
+    /// Scales and high bits, or the matrix's tile scales.
     pub(crate) aux: Option<wgpu::Buffer>,
 }
 
 /// A stacked matrix on the device.
 #[derive(Debug)]
 pub(crate) struct Matrix {
+    packed: Packed,
+    tile_scales: Option<wgpu::Buffer>,
     pub(crate) segments: Vec<Segment>,
-    pub(crate) bytes: u64,
 }
 
-/// Copies to the device, flushing now and then.
+/// A buffer to be filled by [`Uploader::write`].
+pub(crate) fn buffer(device: &wgpu::Device, label: &str, bytes: u64) -> wgpu::Buffer {
+    device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(label),
+        size: bytes.next_multiple_of(16).max(16),
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    })
+}
+
+impl Matrix {
+    pub(crate) fn bytes(&self) -> u64 {
+        let own_aux = |s: &Segment| {
+            s.aux.as_ref().filter(|_| self.packed.aux_bytes() > 0).map_or(0, wgpu::Buffer::size)
+        };
+        let segments = self.segments.iter().map(|s| s.values.size() + own_aux(s));
+        segments.sum::<u64>() + self.tile_scales.as_ref().map_or(0, wgpu::Buffer::size)
+    }
+
+    /// Room for stacked tensors.
+    pub(crate) fn allocate(device: &wgpu::Device, tensors: &[&Tensor], max_segment: u64) -> Result<Self> {
+        let packed = Packed::new(tensors)?;
+        let label = tensors[0].name();
+        let tiles: usize = tensors.iter().filter_map(|t| t.scales()).map(|s| s.values.len()).sum();
+        let tile_scales = (tiles > 0).then(|| buffer(device, "tile scales", tiles as u64 * 4));
+        let plane = |bytes: usize| buffer(device, label, bytes as u64);
+        let segment = |rows: Range<usize>| {
+            let values = plane(rows.len() * packed.value_bytes());
+            let aux = (packed.aux_bytes() > 0).then(|| plane(rows.len() * packed.aux_bytes()));
+            Segment { values, aux: aux.or_else(|| tile_scales.clone()), rows }
+        };
+        let segments = segments(&packed, max_segment).into_iter().map(segment).collect();
+        Ok(Self { packed, tile_scales, segments })
+    }
+}
+
+/// Copies to the device, in pieces.
 pub(crate) struct Uploader<'a> {
     device: &'a wgpu::Device,
     queue: &'a wgpu::Queue,
     pending: u64,
+    /// Repacked rows, reused from piece to piece.
+    values: Vec<u8>,
+    aux: Vec<u32>,
 }
 
 impl<'a> Uploader<'a> {
     pub(crate) fn new(device: &'a wgpu::Device, queue: &'a wgpu::Queue) -> Self {
-        Self { device, queue, pending: 0 }
+        Self { device, queue, pending: 0, values: vec![], aux: vec![] }
     }
 
-    pub(crate) fn buffer(&self, label: &str, bytes: u64) -> wgpu::Buffer {
-        self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size: bytes.next_multiple_of(16).max(16),
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
-    }
-
-    pub(crate) fn write(&mut self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
         self.queue.write_buffer(buffer, offset, bytes);
         self.pending += bytes.len() as u64;
-        if self.pending >= FLUSH_BYTES {
-            self.flush()?;
-        }
-        Ok(())
     }
 
-    /// Waits for pending copies (native; browsers bound them themselves).
-    pub(crate) fn flush(&mut self) -> Result<()> {
+    /// Waits for pending copies if there are many: in browsers, everybody else has a turn.
+    async fn pace(&mut self) -> Result<()> {
+        if self.pending >= FLUSH_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// Waits for pending copies.
+    pub(crate) async fn flush(&mut self) -> Result<()> {
         self.queue.submit([]);
         self.pending = 0;
+        let (sender, done) = futures_channel::oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            // The receiver is gone only when loading was given up.
+            let _ = sender.send(());
+        });
+        // Does nothing in browsers, which need no poll.
         self.device
             .poll(wgpu::PollType::wait_indefinitely())
             .map_err(|e| Error::Device(format!("upload: {e}")))?;
+        done.await.map_err(|_| Error::Device("the device dropped an upload".to_owned()))
+    }
+
+    /// Checks, repacks and uploads stacked tensors; `done` is told the checkpoint bytes behind each piece.
+    pub(crate) async fn fill(
+        &mut self,
+        matrix: &Matrix,
+        tensors: &[&Tensor],
+        done: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        if let Some(buffer) = &matrix.tile_scales {
+            // Of all stacked tensors, one after the other: stacking starts at whole tiles.
+            let scales = tensors.iter().filter_map(|t| t.scales());
+            let all: Vec<f32> = scales.flat_map(|s| s.values.iter().copied()).collect();
+            self.write(buffer, 0, bytemuck::cast_slice(&all));
+        }
+        let batch = (UPLOAD_BYTES / matrix.packed.value_bytes().max(1)).max(1);
+        for segment in &matrix.segments {
+            let mut at = segment.rows.start;
+            while at < segment.rows.end {
+                let (tensor, local) = locate(tensors, at);
+                let count = batch.min(segment.rows.end - at).min(tensor.rows() - local);
+                let bytes = tensor.read_rows(local..local + count)?;
+                quant::check_rows(tensor, local, &bytes)?;
+                self.write_rows(&matrix.packed, &bytes, at - segment.rows.start, segment);
+                done(bytes.len() as u64);
+                at += count;
+                self.pace().await?;
+            }
+        }
         Ok(())
     }
-}
 
-/// Repacks and uploads stacked tensors; `done` is told the checkpoint bytes behind each piece.
-pub(crate) fn upload(
-    uploader: &mut Uploader<'_>,
-    tensors: &[&Tensor],
-    max_segment: u64,
-    done: &mut dyn FnMut(u64),
-) -> Result<Matrix> {
-    let packed = Packed::new(tensors)?;
-    let label = tensors[0].name();
-    let scales = tile_scales(uploader, tensors)?;
-    let mut matrix = Matrix { segments: vec![], bytes: scales.as_ref().map_or(0, wgpu::Buffer::size) };
-    for rows in segments(&packed, max_segment) {
-        let values = uploader.buffer(label, (rows.len() * packed.value_bytes()) as u64);
-        let aux = (packed.aux_bytes() > 0)
-            .then(|| uploader.buffer(label, (rows.len() * packed.aux_bytes()) as u64));
-        matrix.bytes += values.size() + aux.as_ref().map_or(0, wgpu::Buffer::size);
-        let batch = (UPLOAD_BYTES / packed.value_bytes().max(1)).max(1);
-        let mut at = rows.start;
-        while at < rows.end {
-            let (tensor, local) = locate(tensors, at);
-            let count = batch.min(rows.end - at).min(tensor.rows() - local);
-            let bytes = tensor.read_rows(local..local + count)?;
-            let row0 = at - rows.start;
-            write_rows(uploader, &packed, &bytes, row0, &values, aux.as_ref())?;
-            done(bytes.len() as u64);
-            at += count;
+    /// Repacks checkpoint rows and writes them from `row0` of a segment on.
+    fn write_rows(&mut self, packed: &Packed, bytes: &[u8], row0: usize, segment: &Segment) {
+        let (cols, dtype) = (packed.cols, packed.dtype);
+        let value_offset = (row0 * packed.value_bytes()) as u64;
+        let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
+        let aux = segment.aux.as_ref().filter(|_| packed.aux_bytes() > 0);
+        if aux.is_none() && row_bytes == packed.value_bytes() {
+            // Floats whose rows are whole chunks lie on the GPU as they do in the file.
+            return self.write(&segment.values, value_offset, bytes);
         }
-        let aux = aux.or_else(|| scales.clone());
-        matrix.segments.push(Segment { values, aux });
+        let (mut values, mut words) = (std::mem::take(&mut self.values), std::mem::take(&mut self.aux));
+        values.clear();
+        words.clear();
+        for row in bytes.chunks_exact(row_bytes.max(1)) {
+            format::pack_row(dtype, row, cols, &mut values, &mut words);
+        }
+        self.write(&segment.values, value_offset, &values);
+        if let Some(aux) = aux {
+            self.write(aux, (row0 * packed.aux_bytes()) as u64, bytemuck::cast_slice(&words));
+        }
+        (self.values, self.aux) = (values, words);
     }
-    Ok(matrix)
-}
-
-/// Repacks checkpoint rows and writes them from `row0` of a segment on.
-fn write_rows(
-    uploader: &mut Uploader<'_>,
-    packed: &Packed,
-    bytes: &[u8],
-    row0: usize,
-    values: &wgpu::Buffer,
-    aux: Option<&wgpu::Buffer>,
-) -> Result<()> {
-    let (cols, dtype) = (packed.cols, packed.dtype);
-    let value_offset = (row0 * packed.value_bytes()) as u64;
-    let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
-    if aux.is_none() && row_bytes == packed.value_bytes() {
-        // Floats whose rows are whole chunks lie on the GPU as they do in the file.
-        return uploader.write(values, value_offset, bytes);
-    }
-    let (mut packed_values, mut packed_aux) = (vec![], vec![]);
-    for row in bytes.chunks_exact(row_bytes.max(1)) {
-        format::pack_row(dtype, row, cols, &mut packed_values, &mut packed_aux);
-    }
-    uploader.write(values, value_offset, &packed_values)?;
-    if let Some(aux) = aux {
-        uploader.write(aux, (row0 * packed.aux_bytes()) as u64, bytemuck::cast_slice(&packed_aux))?;
-    }
-    Ok(())
 }
 
 /// The tensor that holds row `row` of the stack, and the row in it.
@@ -220,16 +253,4 @@ fn locate<'t>(tensors: &[&'t Tensor], mut row: usize) -> (&'t Tensor, usize) {
         row -= tensor.rows();
     }
     (tensors[tensors.len() - 1], 0)
-}
-
-/// FP8 tile scales of all stacked tensors, one after the other: stacking starts at whole tiles.
-fn tile_scales(uploader: &mut Uploader<'_>, tensors: &[&Tensor]) -> Result<Option<wgpu::Buffer>> {
-    let all: Vec<f32> =
-        tensors.iter().filter_map(|t| t.scales()).flat_map(|s| s.values.iter().copied()).collect();
-    if all.is_empty() {
-        return Ok(None);
-    }
-    let buffer = uploader.buffer("tile scales", all.len() as u64 * 4);
-    uploader.write(&buffer, 0, bytemuck::cast_slice(&all))?;
-    Ok(Some(buffer))
 }

@@ -3,9 +3,14 @@
 
 mod common;
 
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
 use tread_core::Error;
 use tread_core::backend::{Backend, Batch, CompileOptions, KvDType, Rows};
-use tread_core::tensor::DType;
+use tread_core::tensor::{DType, Source, Tensor};
 use tread_shaders::{DeviceOptions, Selector, Wgpu, adapters};
 
 use common::{llama, step3, weights};
@@ -69,6 +74,55 @@ fn a_cache_beyond_the_limits_is_refused_with_figures() {
     let error = pollster::block_on(gpu.compile(&graph, &weights, options, &mut |_, _| {})).unwrap_err();
     assert!(matches!(error, Error::Capacity(_)), "{error}");
     assert!(error.to_string().contains("536870912") && error.to_string().contains("134217728"), "{error}");
+}
+
+/// Nothing is read, and nothing said, before the weights are asked for.
+#[test]
+fn pipelines_compile_before_the_weights_are_there() {
+    #[derive(Debug)]
+    struct Absent;
+    impl Source for Absent {
+        fn name(&self) -> &str {
+            "absent"
+        }
+        fn len(&self) -> u64 {
+            u64::MAX
+        }
+        fn read(&self, _: Range<u64>) -> tread_core::Result<Cow<'_, [u8]>> {
+            Err(Error::format("absent", "it is still on its way"))
+        }
+    }
+    let gpu = open(DeviceOptions::default());
+    let graph = llama();
+    let there = weights(&graph, DType::Q8_0);
+    let absent = |t: &Tensor| Tensor::new(t.name(), t.dtype(), t.shape().to_vec(), Arc::new(Absent), 0);
+    let absent: Vec<_> = there.iter().map(|t| absent(t).unwrap()).collect();
+    let options = CompileOptions::single(64, 16, KvDType::F32);
+    gpu.prepare(&graph, &absent, &options).unwrap();
+    let compile = |weights| pollster::block_on(gpu.compile(&graph, weights, options, &mut |_, _| {}));
+    let error = compile(&absent).unwrap_err();
+    assert!(error.to_string().contains("on its way"), "{error}");
+    let mut program = compile(&there).unwrap();
+    let output = pollster::block_on(program.step(&batch()).unwrap()).unwrap();
+    assert_eq!(output.logits.len(), graph.vocab_size);
+}
+
+#[test]
+fn a_load_that_is_given_up_leaves_the_device_as_it_was() {
+    let gpu = open(DeviceOptions::default());
+    let graph = llama();
+    let weights = weights(&graph, DType::Q8_0);
+    let options = CompileOptions::single(64, 16, KvDType::F32);
+    // Allocated, and the first waiting is done, when it is dropped.
+    let mut progress = |_, _| {};
+    let mut loading = gpu.compile(&graph, &weights, options, &mut progress);
+    let _ = loading.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    drop(loading);
+    gpu.check().unwrap();
+    let mut program = pollster::block_on(gpu.compile(&graph, &weights, options, &mut |_, _| {})).unwrap();
+    pollster::block_on(program.step(&batch()).unwrap()).unwrap();
+    drop(program);
+    gpu.check().unwrap();
 }
 
 #[test]

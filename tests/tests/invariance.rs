@@ -5,8 +5,9 @@ use rand::seq::SliceRandom as _;
 use tread_core::backend::{Backend, Batch, CompileOptions, Executable, KvDType};
 use tread_core::config::{LlamaConfig, ModelConfig, Step3Config};
 use tread_core::cpu::Cpu;
-use tread_core::graph::{Graph, RopeStyle};
+use tread_core::graph::{Graph, RopeStyle, Side};
 use tread_core::models;
+use tread_core::monitor::OpTime;
 use tread_core::tensor::{DType, Tensor};
 use tread_tests::backends::{Sequence, candidates, compile, relative_l2, step};
 use tread_tests::random::{random_weights, rng};
@@ -204,6 +205,51 @@ fn a_fork_goes_on_in_a_copied_block() {
         assert_same(first, &alone[0][21 * VOCAB..], &format!("{label}, trunk"));
         assert_same(second, &alone[1][21 * VOCAB..], &format!("{label}, fork"));
     });
+}
+
+/// Measuring a step changes nothing in it, and says of every part of the model how long it took.
+#[test]
+fn a_measured_step_computes_the_same() {
+    everywhere(|executable, label| {
+        let batch = |count| {
+            let tokens = tokens(21, count);
+            let mut sequence = Sequence::new((0..BLOCKS as u32).collect());
+            Batch { sequences: vec![sequence.extend(&tokens)], ..Batch::default() }
+        };
+        for count in [1, 20, 100] {
+            let plain = step(executable, &batch(count)).swap_remove(0);
+            assert!(executable.take_profile().is_empty(), "{label}: measured unasked");
+            executable.profile_next();
+            let start = std::time::Instant::now();
+            let measured = step(executable, &batch(count)).swap_remove(0);
+            let took = start.elapsed().as_secs_f64() * 1e6;
+            assert_same(&measured, &plain, &format!("{label}, {count} rows"));
+            let ops = executable.take_profile();
+            check_profile(&ops, took, label);
+            let dispatches = executable.stats().dispatches;
+            assert!(dispatches == 0 || dispatches == ops.len(), "{label}: {dispatches} launches");
+            step(executable, &batch(count));
+            assert!(executable.take_profile().is_empty(), "{label}: measured once more");
+        }
+    });
+}
+
+fn check_profile(ops: &[OpTime], took: f64, label: &str) {
+    let sum: f64 = ops.iter().map(|op| op.us).sum();
+    assert!(!ops.is_empty() && sum > 0.0 && sum <= took, "{label}: {} ops, {sum} of {took} us", ops.len());
+    assert!(ops.iter().all(|op| op.start_us >= 0.0 && op.us >= 0.0), "{label}: {ops:?}");
+    let has = |name: &str, layer: Option<usize>, side: Side| {
+        ops.iter().any(|op| op.name.starts_with(name) && op.layer == layer && op.side == side)
+    };
+    assert!(has("embed", None, Side::Attention), "{label}: {ops:?}");
+    assert!(has("linear", None, Side::Attention), "{label}, the head: {ops:?}");
+    for layer in [0, 1] {
+        assert!(has("attention", Some(layer), Side::Attention), "{label}: {ops:?}");
+        assert!(has("linear", Some(layer), Side::Attention), "{label}: {ops:?}");
+        // The last product of an FFN is an FFN's, though the residual is added to it in one kernel.
+        assert!(has("linear", Some(layer), Side::Ffn), "{label}: {ops:?}");
+    }
+    assert!(!has("attention", Some(0), Side::Ffn) && !has("embed", Some(0), Side::Attention), "{label}");
 }
 
 /// What the output head reads is the last hidden state after the final norm.

@@ -313,3 +313,6 @@ pub struct Measurement {
     /// Written tokens a second after the first.
     pub decode_tokens_per_s: f64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds and starts Tread, prepares a machine, and runs what CI runs.
 
+mod catalog;
 mod machine;
 mod peers;
 mod process;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::catalog;
 use crate::process::{command, root, run, succeeds};
 use crate::wasm;
 
@@ -29,7 +30,7 @@ pub(crate) fn build() -> Result<()> {
         let module = target_dir()?.join(wasm::TARGET).join("web").join(format!("{binary}.wasm"));
         bindgen(&module, &dist, name)?;
     }
-    copy(&root()?.join("app/models/nano"), &dist.join("models/nano"))?;
+    catalog::write(&root()?.join("app/models"), &dist.join("models"))?;
     let compressed = compress(&dist)?;
     eprintln!("{}: {compressed} bytes compressed, of at most {BUDGET}", dist.display());
     if compressed > BUDGET {

@@ -22,7 +22,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::App;
 use super::error::ApiError;
-use super::{chat, completions, embeddings, openapi, status, telemetry, tokenize};
+use super::{chat, completions, embeddings, events, openapi, status, telemetry, tokenize};
 
 /// What watches a server asks these every few seconds.
 const PROBES: [&str; 4] = ["/health", "/ready", "/version", "/metrics"];
@@ -50,6 +50,7 @@ pub(super) fn router(app: App) -> anyhow::Result<Router> {
         .routes(routes!(status::ready))
         .routes(routes!(status::metrics))
         .routes(routes!(status::version))
+        .routes(routes!(events::events))
         // Names like `org/name` have a slash, which OpenAPI's paths cannot say.
         .route("/v1/models/{*model}", get(status::model))
         .split_for_parts();

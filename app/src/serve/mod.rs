@@ -9,6 +9,7 @@ mod completions;
 mod embeddings;
 mod engine;
 mod error;
+mod events;
 mod finish;
 mod http;
 mod input;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use axum::Extension;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -106,7 +108,7 @@ impl Server {
         let (handle, engine) = engine::start(Arc::clone(&model), open, &options, Arc::clone(&metrics))?;
         let app = App::new(model, options, handle, Arc::clone(&metrics));
         let (stop, stopped) = watch::channel(Stop::No);
-        let router = layers::router(app.clone())?;
+        let router = layers::router(app.clone())?.layer(Extension(stopped.clone()));
         let http = runtime.spawn(http::serve(listener, router, app.options.client_timeout, stopped));
         runtime.spawn(async move {
             let mut tick = tokio::time::interval(UPKEEP);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tread_core::engine::{Delta, Event, Finish, Request, Task};
+use tread_core::monitor::TokenTime;
 
 use super::metrics::Metrics;
 
@@ -14,14 +15,14 @@ pub(super) struct Record {
     cached_tokens: usize,
     /// Until its first step.
     waited: Duration,
-    first_token: Option<Instant>,
+    /// From its arrival.
+    first_token: Option<Duration>,
     choices: Vec<Choice>,
 }
 
 #[derive(Clone, Default)]
 struct Choice {
     tokens: usize,
-    last_token: Option<Instant>,
     finished: bool,
 }
 
@@ -42,7 +43,8 @@ impl Record {
         }
     }
 
-    pub(super) fn observe(&mut self, event: &Event, metrics: &Metrics) {
+    /// Something happened; `time` says how long its token, if there is one, was waited for.
+    pub(super) fn observe(&mut self, event: &Event, time: Option<TokenTime>, metrics: &Metrics) {
         match event {
             Event::Prompt { cached, waited, .. } => {
                 self.cached_tokens = *cached;
@@ -55,12 +57,12 @@ impl Record {
                 metrics.finished("stop");
                 self.choices.clear();
             }
-            Event::Delta(delta) => self.delta(delta, metrics),
+            Event::Delta(delta) => self.delta(delta, time, metrics),
             Event::Done => {
-                let now = Instant::now();
-                metrics.live.e2e_latency.record(now - self.arrival);
+                let all = self.arrival.elapsed();
+                metrics.live.e2e_latency.record(all);
                 if let Some(first) = self.first_token {
-                    metrics.live.decode_time.record(now - first);
+                    metrics.live.decode_time.record(all.saturating_sub(first));
                 }
                 self.log("finished");
             }
@@ -71,25 +73,24 @@ impl Record {
         }
     }
 
-    fn delta(&mut self, delta: &Delta, metrics: &Metrics) {
+    fn delta(&mut self, delta: &Delta, time: Option<TokenTime>, metrics: &Metrics) {
         let Some(choice) = self.choices.get_mut(delta.choice) else { return };
         let live = &metrics.live;
         if delta.token.is_some() {
-            let now = Instant::now();
             live.generation_tokens.increment(1);
             choice.tokens += 1;
-            match choice.last_token.replace(now) {
-                Some(last) => {
-                    live.inter_token_latency.record(now - last);
-                    live.time_per_output_token.record(now - last);
-                }
-                None if self.first_token.is_none() => {
-                    self.first_token = Some(now);
-                    live.time_to_first_token.record(now - self.arrival);
-                    live.prefill_time.record((now - self.arrival).saturating_sub(self.waited));
-                }
-                None => {}
+        }
+        match time {
+            Some(TokenTime::First(since)) => {
+                self.first_token = Some(since);
+                live.time_to_first_token.record(since);
+                live.prefill_time.record(since.saturating_sub(self.waited));
             }
+            Some(TokenTime::Next(gap)) => {
+                live.inter_token_latency.record(gap);
+                live.time_per_output_token.record(gap);
+            }
+            None => {}
         }
         if let Some(finish) = &delta.finish {
             choice.finished = true;
@@ -118,7 +119,7 @@ impl Record {
             cached_tokens = self.cached_tokens,
             generation_tokens = self.choices.iter().map(|c| c.tokens).sum::<usize>(),
             waited_s = self.waited.as_secs_f64(),
-            first_token_s = self.first_token.map(|first| (first - self.arrival).as_secs_f64()),
+            first_token_s = self.first_token.map(|first| first.as_secs_f64()),
             total_s = self.arrival.elapsed().as_secs_f64(),
             "{how}"
         );

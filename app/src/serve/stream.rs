@@ -14,7 +14,7 @@ use super::engine::{EventStream, Failure};
 use super::error::ApiError;
 
 /// How often a silent stream says that it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an answer's status waits for a first event. What the engine refuses at once then is an error with a status of
 /// its own, and not a stream that begins well.
 const FIRST_EVENT: Duration = Duration::from_millis(500);

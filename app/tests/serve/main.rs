@@ -4,6 +4,7 @@ mod answers;
 #[cfg(unix)]
 mod binary;
 mod errors;
+mod events;
 mod gate;
 mod life;
 mod limits;

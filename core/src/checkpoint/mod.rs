@@ -225,6 +225,14 @@ fn plain_name(name: &str) -> String {
     name.strip_prefix("language_model.").unwrap_or(name).to_owned()
 }
 
+/// The files with weights that an index (model.safetensors.index.json) names.
+///
+/// # Errors
+/// [`Error::Format`] when it is not an index, or names what is not a file beside it.
+pub fn shard_names(index: &[u8]) -> Result<Vec<String>> {
+    Ok(index_shards(index)?.into_keys().collect())
+}
+
 /// Shard -> the tensors that the index places in it.
 fn index_shards(index: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
     #[derive(serde::Deserialize)]

@@ -13,9 +13,13 @@ mod rope;
 mod rows;
 
 use std::future::ready;
+use std::time::Duration;
+
+use web_time::Instant;
 
 use crate::backend::{Backend, Batch, CompileOptions, Executable, LocalFuture, Output, Stats};
 use crate::graph::{Graph, Node, Op, Rows, ValueId};
+use crate::monitor::OpTime;
 use crate::tensor::Tensor;
 use crate::{Error, Result, quant};
 use attention::KvCache;
@@ -77,6 +81,8 @@ struct CpuExecutable {
     features: Vec<f32>,
     rows: StepRows,
     scratch: Scratch,
+    profile_next: bool,
+    profile: Vec<OpTime>,
 }
 
 impl CpuExecutable {
@@ -113,6 +119,8 @@ impl CpuExecutable {
             features: vec![],
             rows: StepRows::default(),
             scratch: Scratch::default(),
+            profile_next: false,
+            profile: vec![],
             graph: graph.clone(),
         })
     }
@@ -125,34 +133,51 @@ impl CpuExecutable {
         }
         // Of the last step, only the logits are still alive.
         self.free.push(std::mem::take(&mut self.values[self.graph.logits.0]));
+        self.profile.clear();
+        let (measured, begin) = (std::mem::take(&mut self.profile_next), Instant::now());
         for index in 0..self.graph.nodes.len() {
-            let Some(output) = self.graph.nodes[index].output else {
-                self.append(index, batch);
-                continue;
-            };
-            let value = self.graph.value(output);
-            let rows = match value.rows {
-                Rows::All => self.rows.all.len(),
-                Rows::Output => self.rows.outputs.len(),
-            };
-            let mut out = self.free.pop().unwrap_or_default();
-            out.clear();
-            out.resize(rows * value.width, 0.0);
-            self.compute(index, batch, &mut out)?;
-            if batch.hidden {
-                for (hidden, _) in
-                    self.hidden.iter_mut().zip(&self.graph.hidden).filter(|(_, v)| **v == output)
-                {
-                    hidden.clone_from(&out);
-                }
+            let start = measured.then(|| begin.elapsed());
+            self.node(index, batch)?;
+            if let Some(start) = start {
+                let Node { op, layer, side, .. } = &self.graph.nodes[index];
+                let us = |time: Duration| time.as_secs_f64() * 1e6;
+                self.profile.push(OpTime {
+                    name: op.name().to_owned(),
+                    layer: *layer,
+                    side: *side,
+                    start_us: us(start),
+                    us: us(begin.elapsed() - start),
+                });
             }
-            if batch.features && self.graph.features == Some(output) {
-                self.features.clone_from(&out);
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, index: usize, batch: &Batch) -> Result<()> {
+        let Some(output) = self.graph.nodes[index].output else {
+            self.append(index, batch);
+            return Ok(());
+        };
+        let value = self.graph.value(output);
+        let rows = match value.rows {
+            Rows::All => self.rows.all.len(),
+            Rows::Output => self.rows.outputs.len(),
+        };
+        let mut out = self.free.pop().unwrap_or_default();
+        out.clear();
+        out.resize(rows * value.width, 0.0);
+        self.compute(index, batch, &mut out)?;
+        if batch.hidden {
+            for (hidden, _) in self.hidden.iter_mut().zip(&self.graph.hidden).filter(|(_, v)| **v == output) {
+                hidden.clone_from(&out);
             }
-            self.values[output.0] = out;
-            for dead in &self.dead_after[index] {
-                self.free.push(std::mem::take(&mut self.values[dead.0]));
-            }
+        }
+        if batch.features && self.graph.features == Some(output) {
+            self.features.clone_from(&out);
+        }
+        self.values[output.0] = out;
+        for dead in &self.dead_after[index] {
+            self.free.push(std::mem::take(&mut self.values[dead.0]));
         }
         Ok(())
     }
@@ -205,6 +230,14 @@ impl Executable for CpuExecutable {
         let features = if batch.features { self.features.as_slice() } else { &[] };
         let output = Output { logits: &self.values[self.graph.logits.0], hidden, features };
         Ok(Box::pin(ready(Ok(output))))
+    }
+
+    fn profile_next(&mut self) {
+        self.profile_next = true;
+    }
+
+    fn take_profile(&mut self) -> Vec<OpTime> {
+        std::mem::take(&mut self.profile)
     }
 
     fn stats(&self) -> Stats {

@@ -22,6 +22,7 @@ pub use request::{
 
 use crate::backend::{BLOCK_SIZE, Executable};
 use crate::model::Model;
+use crate::monitor::SequenceRows;
 use crate::{Error, Result};
 use digest::Digest;
 use runner::Runner;
@@ -146,6 +147,7 @@ impl Engine {
         let events = digest.events;
         report.sample = computed.elapsed();
         report.dispatches = self.runner.executable.stats().dispatches;
+        report.ops = self.runner.executable.take_profile();
         self.last_step = report;
         for (_, event) in &events {
             if let Event::Prompt { tokens, cached, .. } = event {
@@ -163,9 +165,14 @@ impl Engine {
         self.runner = Runner::new(executable);
     }
 
+    /// The next step also measures every op (see [`StepReport::ops`]), which costs some time and changes nothing else.
+    pub fn profile_next(&mut self) {
+        self.runner.executable.profile_next();
+    }
+
     /// What the last step did.
-    pub fn last_step(&self) -> StepReport {
-        self.last_step
+    pub fn last_step(&self) -> &StepReport {
+        &self.last_step
     }
 
     /// Where the engine stands.
@@ -222,17 +229,14 @@ impl Engine {
     }
 
     fn report(&self, plan: &Plan) -> StepReport {
-        let decoding = |index: usize| {
-            let sequence = &self.scheduler.running[index];
-            sequence.continuation.as_ref().is_some_and(|c| c.started) && sequence.pending() == 1
-        };
-        let (mut report, chunks) = (StepReport::default(), &plan.chunks);
-        for chunk in chunks {
-            if decoding(chunk.index) {
-                report.decode_rows += chunk.rows;
-            } else {
-                report.prefill_rows += chunk.rows;
-            }
+        let mut report = StepReport::default();
+        for chunk in &plan.chunks {
+            let sequence = &self.scheduler.running[chunk.index];
+            let started = sequence.continuation.as_ref().is_some_and(|c| c.started);
+            let (request, rows, decodes) =
+                (sequence.request.0, chunk.rows, started && sequence.pending() == 1);
+            *if decodes { &mut report.decode_rows } else { &mut report.prefill_rows } += rows;
+            report.rows.push(SequenceRows { request, rows, decodes });
         }
         report
     }

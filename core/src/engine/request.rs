@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::grammar::Grammar;
+use crate::monitor::{OpTime, SequenceRows};
 use crate::sampling::{SamplingParams, TokenLogprob};
 
 /// Names a request for as long as it lives; the caller chooses it.
@@ -142,8 +143,10 @@ pub enum Finish {
 }
 
 /// What one step did, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepReport {
+    /// Who was in it, in order of arrival; each of `n` continuations is one.
+    pub rows: Vec<SequenceRows>,
     /// Prompt rows computed (recomputed ones after a preemption included).
     pub prefill_rows: usize,
     /// Rows of sequences that were decoding.
@@ -156,6 +159,8 @@ pub struct StepReport {
     pub sample: Duration,
     /// Kernel launches.
     pub dispatches: usize,
+    /// Where the device's time went; empty unless [`super::Engine::profile_next`] asked for it.
+    pub ops: Vec<OpTime>,
 }
 
 /// Where the engine stands, for metrics.

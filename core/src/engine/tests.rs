@@ -2,6 +2,7 @@
 //! the cache, with the batch or with the order of things changes what it says.
 
 mod fake;
+mod monitor;
 
 use std::collections::HashMap;
 use std::rc::Rc;

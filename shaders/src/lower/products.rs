@@ -5,7 +5,7 @@ use tread_core::tensor::Tensor;
 use tread_core::{Error, Result};
 
 use super::{Lowering, Place};
-use crate::plan::{Extent, Matrix, Operand, When};
+use crate::plan::{Extent, Label, Matrix, Operand, When};
 use crate::source::Params;
 use crate::weights::{Packed, segments};
 
@@ -113,6 +113,7 @@ impl<'a> Lowering<'a> {
     pub(super) fn swiglu(&mut self, node: &'a Node) -> Result<()> {
         if let Some(([gate, up], input)) = self.gate_up(node) {
             let slot = self.output(node)?;
+            self.label.name = "linear + swiglu";
             return self.product(node, &[vec![gate], vec![up]], input, slot, None);
         }
         self.two_operands(node, "swiglu.wgsl")
@@ -125,6 +126,8 @@ impl<'a> Lowering<'a> {
             let addend = self.place(other)?;
             // The kernel reads the addend where it writes the sum: both have a slot of their own and the same width.
             let slot = self.output(node)?;
+            // Nearly all of the work is the product, which may belong to the other side.
+            self.label = Label { name: "linear + add", ..Label::of(linear) };
             return self.product(node, &[vec![*weight]], linear.inputs[0], slot, Some(addend));
         }
         self.two_operands(node, "add.wgsl")

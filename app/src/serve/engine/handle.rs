@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tread_core::engine::{Event, Request, RequestId, Task};
 
+use super::super::events::Feed;
 use super::super::options::ServerOptions;
 use super::{Command, Failure, Item, Status, Submit};
 
@@ -17,6 +18,7 @@ use super::{Command, Failure, Item, Status, Submit};
 pub(in super::super) struct EngineHandle {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
+    feed: Arc<Feed>,
     next_id: Arc<AtomicU64>,
     /// Sequences in the server: each of the `n` of a request counts.
     live: Arc<AtomicUsize>,
@@ -28,11 +30,13 @@ impl EngineHandle {
     pub(super) fn new(
         commands: mpsc::Sender<Command>,
         status: watch::Receiver<Status>,
+        feed: Arc<Feed>,
         options: &ServerOptions,
     ) -> Self {
         Self {
             commands,
             status,
+            feed,
             next_id: Arc::default(),
             live: Arc::default(),
             capacity: options.capacity(),
@@ -78,6 +82,11 @@ impl EngineHandle {
     /// Its changes. Closed when the thread has ended.
     pub(in super::super) fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// What it does, as it does it.
+    pub(in super::super) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     /// Whether another sequence would be refused.

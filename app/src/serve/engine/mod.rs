@@ -15,6 +15,7 @@ use tread_core::backend::Backend;
 use tread_core::engine::{Event, Request, RequestId};
 use tread_core::model::Model;
 
+use super::events::Feed;
 use super::metrics::Metrics;
 use super::options::ServerOptions;
 use handle::Slot;
@@ -95,10 +96,11 @@ pub(super) fn start(
 ) -> std::io::Result<(EngineHandle, std::thread::JoinHandle<anyhow::Result<()>>)> {
     let (commands, receiver) = mpsc::channel();
     let (status, watcher) = watch::channel(Status::Loading);
-    let handle = EngineHandle::new(commands, watcher, options);
+    let feed = Arc::new(Feed::new());
+    let handle = EngineHandle::new(commands, watcher, Arc::clone(&feed), options);
     let device = Device { open, model, options: options.clone() };
     let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-        let result = Worker::new(device, receiver, status, metrics).and_then(Worker::run);
+        let result = Worker::new(device, receiver, status, metrics, feed).and_then(Worker::run);
         result.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "the engine has ended"))
     })?;
     Ok((handle, thread))

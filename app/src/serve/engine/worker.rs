@@ -9,7 +9,9 @@ use tokio::sync::watch;
 use tread_core::backend::Executable;
 use tread_core::engine::{Engine, Event, RequestId};
 use tread_core::model::Model;
+use tread_core::monitor::Monitor;
 
+use super::super::events::Feed;
 use super::super::metrics::Metrics;
 use super::super::options::ServerOptions;
 use super::super::record::Record;
@@ -19,6 +21,8 @@ use super::{Command, Events, Failure, OpenDevice, Slot, Status, Submit};
 const PAUSES: [u64; 6] = [0, 1, 2, 4, 8, 16];
 /// Devices lost in a row without a step between, after which another one will not help.
 const MOST_LOSSES: usize = 3;
+/// Pause between steps whose ops are measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// How to get an executable, as often as need be.
 pub(super) struct Device {
@@ -53,6 +57,10 @@ pub(super) struct Worker {
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Status>,
     metrics: Arc<Metrics>,
+    feed: Arc<Feed>,
+    monitor: Monitor,
+    /// When the ops of a step were measured last.
+    measured: Option<Instant>,
     active: HashMap<RequestId, Active>,
     stopping: bool,
 }
@@ -63,14 +71,29 @@ impl Worker {
         commands: mpsc::Receiver<Command>,
         status: watch::Sender<Status>,
         metrics: Arc<Metrics>,
+        feed: Arc<Feed>,
     ) -> anyhow::Result<Self> {
         let (executable, name) = device.compile().inspect_err(|error| {
             status.send_replace(Status::Failed(format!("{error:#}")));
         })?;
         metrics.device(executable.stats());
         let engine = Engine::new(device.model.clone(), executable, device.options.engine());
+        let monitor = Monitor::default();
+        feed.standing(monitor.standing(&engine));
         status.send_replace(Status::Ready(name));
-        Ok(Self { device, engine, commands, status, metrics, active: HashMap::new(), stopping: false })
+        let active = HashMap::new();
+        Ok(Self {
+            device,
+            engine,
+            commands,
+            status,
+            metrics,
+            feed,
+            monitor,
+            measured: None,
+            active,
+            stopping: false,
+        })
     }
 
     pub(super) fn run(mut self) -> anyhow::Result<()> {
@@ -86,13 +109,15 @@ impl Worker {
             if !self.engine.has_work() {
                 continue;
             }
+            self.measure();
             match pollster::block_on(self.engine.step()) {
                 Ok(events) => {
                     losses = 0;
                     events.into_iter().for_each(|(id, event)| self.deliver(id, event));
-                    self.metrics.step(&self.engine.last_step());
+                    self.metrics.step(self.engine.last_step());
                     self.metrics.device(self.engine.executable().stats());
                     self.metrics.standing(&self.engine.stats());
+                    self.feed.step(self.monitor.step(&self.engine), self.monitor.standing(&self.engine));
                 }
                 Err(error) => {
                     losses += 1;
@@ -108,6 +133,14 @@ impl Worker {
         }
     }
 
+    /// Has the next step measured op by op if somebody wants that, and not too often.
+    fn measure(&mut self) {
+        if self.feed.measures() && self.measured.is_none_or(|last| last.elapsed() >= MEASURE_EVERY) {
+            self.measured = Some(Instant::now());
+            self.engine.profile_next();
+        }
+    }
+
     /// Takes what has come in; without work, waits for something.
     fn take_commands(&mut self) {
         while !self.stopping {
@@ -116,6 +149,7 @@ impl Worker {
                 command
             } else {
                 self.metrics.standing(&self.engine.stats());
+                self.feed.standing(self.monitor.standing(&self.engine));
                 // Without a handle there is nobody left to serve.
                 self.commands.recv().unwrap_or(Command::Stop)
             };
@@ -128,6 +162,7 @@ impl Worker {
             Command::Submit { requests, events, deadline, span } => {
                 for (index, Submit { id, request, slot }) in requests.into_iter().enumerate() {
                     let record = Record::new(&request, span.clone());
+                    self.monitor.arrived(id);
                     let events = events.clone();
                     self.active.insert(id, Active { index, events, deadline, record, _slot: slot });
                     if let Err(error) = self.engine.submit(id, request) {
@@ -139,6 +174,7 @@ impl Worker {
                 for id in ids {
                     if let Some(active) = self.active.remove(&id) {
                         self.engine.abort(id);
+                        self.monitor.forget(id);
                         active.record.aborted(&self.metrics);
                     }
                 }
@@ -148,8 +184,9 @@ impl Worker {
     }
 
     fn deliver(&mut self, id: RequestId, event: Event) {
+        let time = self.monitor.observe(id, &event);
         let Some(active) = self.active.get_mut(&id) else { return };
-        active.record.observe(&event, &self.metrics);
+        active.record.observe(&event, time, &self.metrics);
         let ends = matches!(event, Event::Done | Event::Failed(_));
         let item = match event {
             Event::Failed(error) => Err(Failure::Request(error)),
@@ -166,6 +203,7 @@ impl Worker {
     fn fail(&mut self, id: RequestId, failure: Failure) {
         if let Some(active) = self.active.remove(&id) {
             self.engine.abort(id);
+            self.monitor.forget(id);
             active.record.aborted(&self.metrics);
             let _ = active.events.send((active.index, Err(failure)));
         }

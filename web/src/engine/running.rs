@@ -1,0 +1,188 @@
+//! A loaded model and what it is asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tread_core::Result;
+use tread_core::backend::Executable;
+use tread_core::engine::{Engine, Event, Request, RequestId, Task};
+use tread_core::model::Model;
+
+use super::answer::{Answer, Question};
+use super::bench::{Bench, Next};
+use super::device::Device;
+use super::load::Ready;
+use super::outbox::Outbox;
+use crate::chat::ChatEvent;
+use crate::protocol::{FromEngine, ModelInfo};
+
+/// What a request is for.
+#[derive(Debug)]
+pub(super) enum Activity {
+    /// An answer that the page called by this number.
+    Chat(u64, Answer),
+    /// A measurement.
+    Bench(Bench),
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub(super) struct Running {
+    outbox: Outbox,
+    model: Arc<Model>,
+    info: ModelInfo,
+    device: Device,
+    engine: Engine,
+    active: HashMap<RequestId, Activity>,
+    /// The device is being opened again.
+    lost: bool,
+    /// Losses without a step between.
+    losses: u32,
+}
+
+/// Measurements are no requests of the page: their numbers come from the other end.
+const BENCH: RequestId = RequestId(u64::MAX);
+
+impl Running {
+    pub(super) fn new(ready: Ready, outbox: Outbox) -> Self {
+        let Ready { model, info, device, engine } = ready;
+        Self { outbox, model, info, device, engine, active: HashMap::new(), lost: false, losses: 0 }
+    }
+
+    pub(super) fn model(&self) -> Arc<Model> {
+        Arc::clone(&self.model)
+    }
+
+    pub(super) fn context(&self) -> usize {
+        self.info.context
+    }
+
+    pub(super) fn vocab_size(&self) -> usize {
+        self.model.config.vocab_size()
+    }
+
+    /// Whether a step has something to do.
+    pub(super) fn has_work(&self) -> bool {
+        !self.lost && self.engine.has_work()
+    }
+
+    pub(super) fn has_requests(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// Takes a question of the page in.
+    ///
+    /// # Errors
+    /// What the core says against it.
+    pub(super) fn ask(&mut self, id: u64, question: Question) -> Result<(), String> {
+        let Question { prompt, generate, answer } = question;
+        let request = Request { prompt, task: Task::Generate(Box::new(generate)) };
+        self.submit(Activity::Chat(id, answer), request)
+    }
+
+    /// Takes a request in.
+    ///
+    /// # Errors
+    /// What the core says against it.
+    pub(super) fn submit(&mut self, activity: Activity, request: Request) -> Result<(), String> {
+        let id = match &activity {
+            Activity::Chat(id, _) => RequestId(*id),
+            Activity::Bench(_) => BENCH,
+        };
+        self.engine.submit(id, request).map_err(|error| error.to_string())?;
+        self.active.insert(id, activity);
+        Ok(())
+    }
+
+    /// Forgets a request.
+    pub(super) fn abort(&mut self, id: RequestId) {
+        if self.active.remove(&id).is_some() {
+            self.engine.abort(id);
+        }
+    }
+
+    /// Runs a step and tells the page what it brought.
+    ///
+    /// # Errors
+    /// When the device failed: no request is lost.
+    pub(super) async fn step(&mut self) -> Result<()> {
+        let events = self.engine.step().await?;
+        self.losses = 0;
+        for (id, event) in events {
+            self.deliver(id, event);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, id: RequestId, event: Event) {
+        let ends = matches!(event, Event::Done | Event::Failed(_));
+        match self.active.get_mut(&id) {
+            Some(Activity::Chat(id, answer)) => {
+                for event in answer.take(event) {
+                    self.outbox.send(&FromEngine::Chat { id: *id, event });
+                }
+            }
+            Some(Activity::Bench(bench)) => match bench.take(&event) {
+                Next::Wait => {}
+                Next::Ask(request) => match self.engine.submit(id, request) {
+                    // The measurement goes on under its number.
+                    Ok(()) => return,
+                    Err(error) => self.measured(Err(error.to_string())),
+                },
+                Next::Done(result) => self.measured(result),
+            },
+            None => {}
+        }
+        if ends {
+            self.active.remove(&id);
+        }
+    }
+
+    fn measured(&self, result: Result<crate::protocol::Measurement, String>) {
+        let result = result.map(|measured| crate::protocol::Measurement {
+            model: self.info.name.clone(),
+            device: self.device.name.clone(),
+            ..measured
+        });
+        self.outbox.send(&FromEngine::Measured { result });
+    }
+
+    /// Gives everything up.
+    pub(super) fn fail_all(&mut self, reason: &str) {
+        for (id, activity) in std::mem::take(&mut self.active) {
+            self.engine.abort(id);
+            match activity {
+                Activity::Chat(id, _) => {
+                    let event = ChatEvent::Failed { message: reason.to_owned() };
+                    self.outbox.send(&FromEngine::Chat { id, event });
+                }
+                Activity::Bench(_) => self.measured(Err(reason.to_owned())),
+            }
+        }
+    }
+
+    /// Makes no steps until [`Running::recover`]; returns how many devices were lost in a row.
+    pub(super) fn lose(&mut self) -> u32 {
+        self.lost = true;
+        self.losses += 1;
+        self.losses
+    }
+
+    /// Goes on with another device.
+    pub(super) fn recover(&mut self, device: Device, executable: Box<dyn Executable>) {
+        self.engine.recover(executable);
+        self.device = device;
+        self.lost = false;
+    }
+
+    /// # Errors
+    /// Once the device has failed, also while nothing is computed.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.lost { Ok(()) } else { self.device.check() }
+    }
+
+    /// Destroys the device, which frees what it holds.
+    pub(super) fn destroy_device(&self) {
+        self.device.destroy();
+    }
+}
