@@ -12,7 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 
 use crate::browser::wait;
 
@@ -27,8 +27,17 @@ pub struct Files {
 struct Shared {
     /// What addresses begin with, and what lies there.
     folders: Vec<(String, PathBuf)>,
+    /// What is said at a path, whatever is asked.
+    answers: Vec<(String, Answer)>,
     faults: Vec<(String, Fault)>,
     sent: Vec<Sent>,
+}
+
+#[derive(Clone, Debug)]
+struct Answer {
+    media_type: String,
+    pieces: Vec<String>,
+    endless: bool,
 }
 
 /// What goes wrong.
@@ -69,6 +78,15 @@ impl Files {
         format!("http://{}{path}", self.address)
     }
 
+    /// Says the same at a path, whatever is asked; an endless answer says no more after its pieces, and goes on.
+    ///
+    /// # Panics
+    /// When an answer panicked.
+    pub fn answer(&self, path: &str, media_type: &str, pieces: &[String], endless: bool) {
+        let answer = Answer { media_type: media_type.to_owned(), pieces: pieces.to_vec(), endless };
+        self.state.lock().unwrap().answers.push((path.to_owned(), answer));
+    }
+
     /// Lets answers for a path fail.
     ///
     /// # Panics
@@ -97,6 +115,9 @@ impl Files {
 async fn answer(State(state): State<Arc<Mutex<Shared>>>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let mut state = state.lock().expect("no answer panics");
+    if let Some((_, answer)) = state.answers.iter().find(|(at, _)| *at == path) {
+        return speak(answer.clone());
+    }
     let file = state
         .folders
         .iter()
@@ -150,6 +171,16 @@ async fn answer(State(state): State<Arc<Mutex<Shared>>>, request: Request) -> Re
     let end = broken.map(|_| Err(std::io::Error::other("broken on purpose")));
     let parts = [Ok(Bytes::from(bytes))].into_iter().chain(end);
     (status, headers, Body::from_stream(stream::iter(parts))).into_response()
+}
+
+fn speak(answer: Answer) -> Response {
+    let pieces = stream::iter(answer.pieces).map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
+    let body = if answer.endless {
+        Body::from_stream(pieces.chain(stream::pending()))
+    } else {
+        Body::from_stream(pieces)
+    };
+    ([(header::CONTENT_TYPE, answer.media_type)], body).into_response()
 }
 
 /// The one range that is asked for.

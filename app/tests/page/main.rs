@@ -1,6 +1,7 @@
 //! The page in a real browser, with WebGPU on its software adapter. `cargo xtask test` installs the browser and builds the
 //! page.
 
+mod chat;
 mod engine;
 mod looks;
 
@@ -43,7 +44,7 @@ impl Worker {
         let start = "
             globalThis.heard = [];
             globalThis.engine = new Worker('worker.js', { type: 'module' });
-            engine.onmessage = (event) => heard.push(JSON.parse(event.data.json));
+            engine.onmessage = (event) => heard.push(JSON.parse(event.data));
             engine.onerror = (event) => heard.push({ type: 'crashed', message: event.message });";
         browser.run(start, &Value::Null);
         Self { browser }
