@@ -25,7 +25,7 @@ Environment
 
 /// Chat with Step-3 and small everyday models on any GPU.
 ///
-/// Without a subcommand: chat with the built-in model.
+/// Without a subcommand: `serve --open`, the built-in model in your browser.
 #[derive(Debug, Parser)]
 #[command(version, after_help = MODEL_HELP)]
 pub(crate) struct Cli {
@@ -39,7 +39,7 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Answer one prompt: for pipes and scripts.
     Run(RunArgs),
-    /// Serve the OpenAI API over HTTP.
+    /// Serve the page and the OpenAI API over HTTP.
     Serve(ServeArgs),
     /// Write a prompt's logits (and hidden states) to a safetensors file.
     Logits(LogitsArgs),

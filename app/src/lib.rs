@@ -24,10 +24,10 @@ use clap::Parser;
 
 /// What the binary does.
 pub fn command_line() -> ExitCode {
-    // Without a subcommand: `chat`, whose arguments all have defaults.
+    // Without a subcommand: the page, by arguments that all have defaults.
     let cli = cli::Cli::parse();
-    let chat = || cli::Cli::parse_from(["tread", "chat"]).command;
-    let Some(command) = cli.command.or_else(chat) else { return ExitCode::FAILURE };
+    let page = || cli::Cli::parse_from(["tread", "serve", "--open"]).command;
+    let Some(command) = cli.command.or_else(page) else { return ExitCode::FAILURE };
     // The server sets its own log up.
     if !matches!(command, cli::Command::Serve(_)) {
         tracing_subscriber::fmt()

@@ -1,6 +1,8 @@
 //! Tests that cross crates, and what they share.
 
 pub mod backends;
+pub mod browser;
+pub mod files;
 pub mod fuzz;
 pub mod ops;
 pub mod random;

@@ -5,5 +5,6 @@
 
 pub mod chat;
 pub mod engine;
+pub mod monitor;
 pub mod page;
 pub mod protocol;

@@ -26,6 +26,9 @@ const OPENAI_VERSION: &str = "3.57.0";
 const AI_SDK: [(&str, &str); 3] =
     [("ai", "6.0.325"), ("@ai-sdk/openai-compatible", "2.0.92"), ("zod", "4.6.7")];
 
+/// The usual checker of accessibility, for the tests of the page.
+const AXE: (&str, &str) = ("axe-core", "4.14.1");
+
 /// Tread's folder for things that are costly to get again, outside the clone.
 pub(crate) fn cache() -> Result<PathBuf> {
     let base = match env::var_os("XDG_CACHE_HOME") {
@@ -169,6 +172,23 @@ pub(crate) fn ai_sdk() -> Result<PathBuf> {
     let folder = cache()?.join(format!("ai-sdk-{version}"));
     npm(&folder, &AI_SDK)?;
     Ok(folder)
+}
+
+/// Installs Chromium and its driver, with which the page is tested.
+pub(crate) fn chromium() -> Result<()> {
+    // Ubuntu's packages of this name lead to snaps; whoever has a driver of their own keeps it.
+    if succeeds(&mut command("chromedriver", ["--version"])) {
+        return Ok(());
+    }
+    apt(&["chromium", "chromium-driver"])
+}
+
+/// Installs axe-core and returns its script.
+pub(crate) fn axe() -> Result<PathBuf> {
+    let (name, version) = AXE;
+    let folder = cache()?.join(format!("{name}-{version}"));
+    npm(&folder, &[AXE])?;
+    Ok(folder.join("node_modules").join(name).join("axe.min.js"))
 }
 
 /// Installs `packages`, names with versions, in `folder` unless they are there.

@@ -22,7 +22,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build Tread and open a chat with the embedded model
+    /// Build the page and Tread, and open it with the embedded model
     Run(run::Args),
     /// Install what the tests need and run every check and test
     Test(test::Args),

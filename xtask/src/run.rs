@@ -1,22 +1,24 @@
-//! `cargo xtask run`.
+//! `cargo xtask run`: from a checkout to the page in the browser.
 
 use anyhow::Result;
 
 use crate::process::cargo;
+use crate::web;
 
 /// Arguments of `cargo xtask run`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Passed on to `tread chat`
+    /// Passed on to `tread serve --open`
     #[arg(last = true)]
     args: Vec<String>,
 }
 
-/// Builds Tread and becomes `tread chat`.
+/// Builds the page and Tread, and becomes `tread serve --open`.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut tread = cargo(&["run", "--release", "--package", "tread", "--", "chat"])?;
+    web::build()?;
+    let mut tread = cargo(&["run", "--release", "--package", "tread", "--", "serve", "--open"])?;
     tread.args(&args.args);
-    // Taking its place leaves Ctrl-C to the chat, which uses it to stop an answer.
+    // Taking its place leaves Ctrl-C to the server, which ends in good order.
     #[cfg(unix)]
     {
         Err(std::os::unix::process::CommandExt::exec(&mut tread).into())

@@ -66,6 +66,8 @@ impl Stage {
                 }
                 tests.env("TREAD_SMOLLM2", machine::smollm2()?);
                 tests.env("TREAD_PYTHON", machine::openai()?).env("TREAD_AI_SDK", machine::ai_sdk()?);
+                machine::chromium()?;
+                tests.env("TREAD_AXE", machine::axe()?);
                 start(&mut tests)
             }
         }

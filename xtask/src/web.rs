@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 
 use crate::catalog;
 use crate::process::{command, output, root, run, succeeds};
@@ -24,11 +25,15 @@ pub(crate) fn build() -> Result<()> {
     let mut cargo =
         wasm::cargo(&["build", "--package", "tread-web", "--bins", "--profile", "web"], &["-Dwarnings"])?;
     run(&mut cargo)?;
+    // What is written anew is compiled into `tread` anew.
+    let inputs = inputs()?;
+    if fs::read_to_string(dist.join(STAMP)).is_ok_and(|stamp| stamp == inputs) {
+        return Ok(());
+    }
     clear(&dist)?;
     copy(&web.join("static"), &dist)?;
     for (binary, name) in MODULES {
-        let module = target_dir()?.join(wasm::TARGET).join("web").join(format!("{binary}.wasm"));
-        bindgen(&module, &dist, name)?;
+        bindgen(&module(binary)?, &dist, name)?;
     }
     catalog::write(&root()?.join("app/models"), &dist.join("models"))?;
     let compressed = compress(&dist)?;
@@ -36,15 +41,48 @@ pub(crate) fn build() -> Result<()> {
     if compressed > BUDGET {
         bail!("the page has grown beyond its budget");
     }
+    fs::write(dist.join(STAMP), inputs)?;
     Ok(())
 }
 
-/// Where cargo puts what it builds.
-fn target_dir() -> Result<PathBuf> {
-    Ok(match env::var_os("CARGO_TARGET_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => root()?.join("target"),
-    })
+/// Says from what `web/dist` was made.
+const STAMP: &str = ".stamp";
+
+/// Stands for all that the page is made of, this program included.
+fn inputs() -> Result<String> {
+    let mut files = vec![env::current_exe()?];
+    for (binary, _) in MODULES {
+        files.push(module(binary)?);
+    }
+    for folder in ["web/static", "app/models"] {
+        list(&root()?.join(folder), &mut files)?;
+    }
+    let mut hasher = Sha256::new();
+    for file in files {
+        hasher.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        hasher.update(fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Adds all files of a folder, in an order that is always the same.
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let mut paths = vec![];
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    for path in paths {
+        if path.is_dir() { list(&path, files)? } else { files.push(path) }
+    }
+    Ok(())
+}
+
+/// A module as the compiler leaves it, where cargo puts what it builds.
+fn module(binary: &str) -> Result<PathBuf> {
+    // Cargo runs in the root, and takes a relative folder from there.
+    let target = root()?.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
+    Ok(target.join(wasm::TARGET).join("web").join(format!("{binary}.wasm")))
 }
 
 /// Makes `NAME.js` and `NAME_bg.wasm` of a module.

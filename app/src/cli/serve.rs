@@ -24,9 +24,12 @@ pub(crate) struct ServeArgs {
     /// Address to listen on; 0.0.0.0 is every interface.
     #[arg(long, default_value = "127.0.0.1")]
     pub(crate) host: IpAddr,
-    /// Port to listen on; 0 takes a free one.
-    #[arg(long, default_value_t = 8000)]
-    pub(crate) port: u16,
+    /// Port to listen on; 0 takes a free one [default: 8000; with --open a free one where that is taken].
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// Open the page in the browser.
+    #[arg(long)]
+    pub(crate) open: bool,
     /// Name under which clients ask for the model; repeatable, the first is reported [default: the model's own].
     #[arg(long, value_name = "NAME")]
     pub(crate) served_model_name: Vec<String>,

@@ -22,7 +22,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::App;
 use super::error::ApiError;
-use super::{chat, completions, embeddings, events, openapi, status, telemetry, tokenize};
+use super::{chat, completions, embeddings, events, openapi, page, status, telemetry, tokenize};
 
 /// What watches a server asks these every few seconds.
 const PROBES: [&str; 4] = ["/health", "/ready", "/version", "/metrics"];
@@ -58,6 +58,7 @@ pub(super) fn router(app: App) -> anyhow::Result<Router> {
     let limit = DefaultBodyLimit::max(app.options.max_body_bytes);
     Ok(routes
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
+        .merge(page::router())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), authorize))
@@ -75,7 +76,7 @@ pub(super) fn router(app: App) -> anyhow::Result<Router> {
 fn span(request: &Request) -> tracing::Span {
     let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok());
     let (method, path) = (request.method(), request.uri().path());
-    let span = if PROBES.contains(&path) {
+    let span = if is_quiet(path) {
         tracing::debug_span!("request", %method, path, id)
     } else {
         tracing::info_span!("request", %method, path, id)
@@ -85,7 +86,12 @@ fn span(request: &Request) -> tracing::Span {
 }
 
 async fn unknown(request: Request) -> ApiError {
-    let message = format!("there is no {} here; see /docs for what there is", request.uri().path());
+    unknown_path(request.uri().path())
+}
+
+/// There is nothing at `path`.
+pub(super) fn unknown_path(path: &str) -> ApiError {
+    let message = format!("there is no {path} here; see /docs for what there is");
     ApiError::client(StatusCode::NOT_FOUND, message).code("unknown_url")
 }
 
@@ -114,7 +120,12 @@ async fn close_unread(request: Request, next: Next) -> Response {
     response
 }
 
-/// Counts requests and logs them; those of probes, which come every few seconds, only where more is asked for.
+/// Probes come every few seconds and the page's files by the dozen: they are logged only where more is asked for.
+fn is_quiet(path: &str) -> bool {
+    PROBES.contains(&path) || page::contains(path)
+}
+
+/// Counts requests and logs them.
 async fn measure(State(app): State<App>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let method = match *request.method() {
@@ -122,11 +133,16 @@ async fn measure(State(app): State<App>, request: Request, next: Next) -> Respon
         // Clients can make up as many as they like.
         _ => "other".to_owned(),
     };
-    let path = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    let quiet = is_quiet(request.uri().path());
+    let path = match request.extensions().get::<MatchedPath>() {
+        Some(_) if page::contains(request.uri().path()) => page::LABEL.to_owned(),
+        Some(route) => route.as_str().to_owned(),
+        None => "unknown".to_owned(),
+    };
     let response = next.run(request).await;
     let (status, took) = (response.status().as_u16(), start.elapsed());
     app.metrics.http(&method, &path, status, took);
-    if PROBES.contains(&path.as_str()) {
+    if quiet {
         tracing::debug!(status, seconds = took.as_secs_f64(), "answered");
     } else {
         tracing::info!(status, seconds = took.as_secs_f64(), "answered");
@@ -136,7 +152,11 @@ async fn measure(State(app): State<App>, request: Request, next: Next) -> Respon
 
 /// Probes have no key, and a browser sends none; neither learns anything that is secret.
 fn is_open(path: &str) -> bool {
-    PROBES.contains(&path) || path == "/openapi.json" || path == "/docs" || path.starts_with("/docs/")
+    PROBES.contains(&path)
+        || path == "/openapi.json"
+        || path == "/docs"
+        || path.starts_with("/docs/")
+        || page::contains(path)
 }
 
 async fn authorize(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {

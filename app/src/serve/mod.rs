@@ -1,4 +1,4 @@
-//! `tread serve`: the OpenAI API over HTTP.
+//! `tread serve`: the page, and the OpenAI API over HTTP.
 //!
 //! HTTP handlers turn JSON into native types and texts into tokens, the thread in `engine` computes, and its events
 //! become JSON again. [`Server`] is the whole of it.
@@ -18,6 +18,7 @@ mod logprobs;
 mod metrics;
 mod openapi;
 mod options;
+mod page;
 mod params;
 mod prompt;
 mod record;
@@ -64,9 +65,31 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let server = Server::start(model, open, options)?;
     server.stop_on_signals()?;
     if let Some(device) = server.loaded() {
-        println!("{} on {device}: http://{}/v1", server.app.model_name(), server.address());
+        let name = server.app.model_name();
+        println!("{name} on {device}: http://{}/v1", server.address());
+        if args.open {
+            open_page(server.address());
+        }
     }
     server.wait()
+}
+
+/// Shows the page in the user's browser; where there is none to be started, says where it is.
+fn open_page(mut address: SocketAddr) {
+    // Every interface is not an address; and browsers let only pages from this very machine, or over TLS, at the GPU.
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let url = format!("http://{address}/");
+    // Some browsers run until their window is closed.
+    std::thread::spawn(move || {
+        let mut options = webbrowser::BrowserOptions::new();
+        options.with_suppress_output(true);
+        match webbrowser::open_browser_with_options(webbrowser::Browser::Default, &url, &options) {
+            Ok(()) => tracing::info!("opened {url}"),
+            Err(error) => tracing::warn!(%error, "no browser could be started; open {url}"),
+        }
+    });
 }
 
 /// A running server.

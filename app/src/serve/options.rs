@@ -1,6 +1,7 @@
 //! How a server behaves: the limits it keeps, and whom it lets in.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use crate::engine::{DEFAULT_CONTEXT, context_length};
 
 /// Memory the KV cache takes unless told otherwise.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
+
+/// The port it listens on unless told otherwise.
+const DEFAULT_PORT: u16 = 8000;
 
 /// How a server behaves. [`ServerOptions::new`] has the defaults of the command line.
 #[derive(Clone, Debug)]
@@ -55,7 +59,7 @@ impl ServerOptions {
     /// The defaults for a model.
     pub fn new(model: &Model) -> Self {
         let mut options = Self {
-            address: (IpAddr::from(Ipv4Addr::LOCALHOST), 8000).into(),
+            address: (IpAddr::from(Ipv4Addr::LOCALHOST), DEFAULT_PORT).into(),
             model_names: vec![default_name(&model.name)],
             api_keys: vec![],
             cors_origins: vec![],
@@ -78,7 +82,7 @@ impl ServerOptions {
     /// What the command line asks for.
     pub(super) fn from_args(model: &Model, args: &ServeArgs) -> Result<Self> {
         let mut options = Self {
-            address: (args.host, args.port).into(),
+            address: (args.host, args.port.unwrap_or_else(|| default_port(args))).into(),
             api_keys: args.api_key.iter().filter(|key| !key.is_empty()).cloned().collect(),
             cors_origins: args.cors_origin.clone(),
             max_sequences: args.max_sequences as usize,
@@ -164,4 +168,11 @@ fn default_name(name: &str) -> String {
     }
     let last = path.file_name().map_or_else(|| name.to_owned(), |last| last.to_string_lossy().into_owned());
     last.strip_suffix(".gguf").map_or(last.clone(), str::to_owned)
+}
+
+/// The usual port. One who opens the page does not type its address, so for them a free one does where that is taken.
+fn default_port(args: &ServeArgs) -> u16 {
+    let taken =
+        || TcpListener::bind((args.host, DEFAULT_PORT)).is_err_and(|e| e.kind() == ErrorKind::AddrInUse);
+    if args.open && taken() { 0 } else { DEFAULT_PORT }
 }

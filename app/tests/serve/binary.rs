@@ -27,6 +27,62 @@ fn serve(args: &[&str]) -> (Child, Client, String) {
     (child, client, line)
 }
 
+/// A browser that only writes down what it was asked to open.
+fn browser(folder: &std::path::Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let script = folder.join("browser");
+    let seen = folder.join("seen");
+    std::fs::write(&script, format!("#!/bin/sh\necho \"$1\" > {0}.new && mv {0}.new {0}\n", seen.display()))
+        .unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+#[test]
+fn it_opens_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    // The usual port is taken, by us or by another.
+    let _taken = TcpListener::bind("127.0.0.1:8000");
+    for args in [&[][..], &["serve", "--open", "--host", "0.0.0.0"]] {
+        let seen = folder.path().join("seen");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tread"))
+            .args(args)
+            .env("BROWSER", browser(folder.path()))
+            .env_remove("TREAD_API_KEY")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let client = Client::new(([127, 0, 0, 1], 1).into());
+        client.until("the browser was started", |_| seen.exists());
+        let url = std::fs::read_to_string(&seen).unwrap();
+        assert!(url.starts_with("http://127.0.0.1:") && !url.contains(":8000"), "{url}");
+        let client = Client { base: url.trim().trim_end_matches('/').to_owned(), ..client };
+        assert_eq!(client.get("/health").status, 200);
+        std::fs::remove_file(seen).unwrap();
+        terminate(&child);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn without_a_browser_it_says_where_the_page_is() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tread"))
+        .args(["serve", "--open", "--port", "0", "--backend", "cpu", "--log-format", "json"])
+        .env("PATH", "")
+        .env("BROWSER", "no-such-browser")
+        .env_remove("RUST_LOG")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let warning = lines.find(|line| line.contains("no browser")).unwrap();
+    assert!(warning.contains("; open http://127.0.0.1:"), "{warning}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 fn terminate(child: &Child) {
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
 }

@@ -8,6 +8,7 @@ mod events;
 mod gate;
 mod life;
 mod limits;
+mod page;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;

@@ -1,5 +1,12 @@
 //! What is asked and what is heard, wherever the model runs: the tab's worker and a server answer alike.
 
+pub mod conversation;
+pub mod highlight;
+pub mod markdown;
+pub mod settings;
+pub mod sse;
+pub mod transfer;
+
 use serde::{Deserialize, Serialize};
 
 /// A conversation to be answered.
@@ -12,6 +19,9 @@ pub struct ChatRequest {
     /// Functions the model may call, as in OpenAI's `tools`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<serde_json::Value>,
+    /// The last message is the model's own and is to be continued.
+    #[serde(default)]
+    pub continues: bool,
 }
 
 /// One message.
@@ -124,7 +134,7 @@ pub enum ChatEvent {
 }
 
 /// What an answer took. Times are taken where the page hears of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,

@@ -3,16 +3,23 @@
 pub mod bench;
 pub mod chat;
 pub mod device;
+pub mod header;
+pub mod icons;
+pub mod local;
 pub mod models;
 pub mod monitor;
+pub mod notice;
 pub mod route;
 pub mod server;
 pub mod tab;
 
 use leptos::prelude::*;
 
+use self::chat::Chats;
+use self::header::Header;
+use self::notice::{NoticeBoard, Notices};
 use self::route::Route;
-use self::server::Server;
+use self::server::{Reach, Server};
 use self::tab::Tab;
 
 /// Where answers come from.
@@ -37,9 +44,12 @@ pub struct App {
     pub tab: Tab,
 }
 
-/// Puts the page into the document's body.
+/// Puts the page into the document's body, in place of what stands there until then.
 pub fn start() {
     leptos::mount::mount_to_body(Page);
+    if let Some(skeleton) = document().get_element_by_id("skeleton") {
+        skeleton.remove();
+    }
 }
 
 #[component]
@@ -50,14 +60,15 @@ fn Page() -> impl IntoView {
         server: Server::new(),
         tab: Tab::new(),
     };
+    let notices = Notices::new();
     provide_context(app);
+    provide_context(notices);
+    // Answers go on while another view is shown.
+    provide_context(Chats::new(app, notices));
+    find_place(app);
+    Effect::new(move |_| document().set_title(&format!("{} \u{b7} Tread", app.route.get().title())));
     view! {
-        <nav aria-label="Views">
-            {Route::ALL.map(|route| {
-                let current = move || (app.route.get() == route).then_some("page");
-                view! { <a href=route.href() aria-current=current>{route.title()}</a> }
-            })}
-        </nav>
+        <Header app/>
         <main>
             {move || match app.route.get() {
                 Route::Chat => view! { <chat::Chat/> }.into_any(),
@@ -67,5 +78,18 @@ fn Page() -> impl IntoView {
                 Route::Bench => view! { <bench::Bench/> }.into_any(),
             }}
         </main>
+        <NoticeBoard notices/>
     }
+}
+
+/// The place is the one chosen last; without a server it is this browser.
+fn find_place(app: App) {
+    if local::get(local::lasting().as_ref(), header::PLACE).is_some_and(|place| place == "tab") {
+        app.place.set(Place::Tab);
+    }
+    app.server.connect(move || {
+        if app.server.reach.get_untracked() == Reach::Absent {
+            app.place.set(Place::Tab);
+        }
+    });
 }

@@ -58,18 +58,24 @@ pub struct Tab {
     pub verified: RwSignal<Option<(String, Result<(), String>)>>,
     /// What the last benchmark measured.
     pub measured: RwSignal<Option<Result<Measurement, String>>>,
-    /// The last step, if they are watched.
-    pub step: RwSignal<Option<(StepEvent, Standing)>>,
     connection: StoredValue<Rc<Connection>, LocalStorage>,
 }
 
 /// Hears the events of one request.
 type Listener = Rc<dyn Fn(ChatEvent)>;
 
+/// Hears of steps.
+type StepListener = Rc<dyn Fn(&StepEvent, &Standing)>;
+
+/// A listener of [`Tab::on_step`], for [`Tab::off_step`].
+#[derive(Clone, Copy, Debug)]
+pub struct StepHandle(u64);
+
 #[derive(Default)]
 struct Connection {
     worker: RefCell<Option<Worker>>,
     listeners: RefCell<HashMap<u64, Listener>>,
+    step_listeners: RefCell<HashMap<u64, StepListener>>,
     next_id: RefCell<u64>,
 }
 
@@ -86,7 +92,6 @@ impl Tab {
             lost: RwSignal::new(None),
             verified: RwSignal::new(None),
             measured: RwSignal::new(None),
-            step: RwSignal::new(None),
             connection: StoredValue::new_local(Rc::default()),
         }
     }
@@ -118,6 +123,20 @@ impl Tab {
         connection.listeners.borrow_mut().insert(id, Rc::new(listen));
         self.send(&ToEngine::Chat { id, request });
         id
+    }
+
+    /// `listen` hears of every step while they are watched ([`ToEngine::Watch`]). No signal: several steps may come in one
+    /// turn, and a signal keeps only the last.
+    pub fn on_step(&self, listen: impl Fn(&StepEvent, &Standing) + 'static) -> StepHandle {
+        let connection = self.connection.get_value();
+        let id = connection.next_id.replace_with(|id| *id + 1);
+        connection.step_listeners.borrow_mut().insert(id, Rc::new(listen));
+        StepHandle(id)
+    }
+
+    /// That listener hears no more.
+    pub fn off_step(&self, handle: StepHandle) {
+        self.connection.get_value().step_listeners.borrow_mut().remove(&handle.0);
     }
 
     fn worker(&self) -> Result<Worker, JsValue> {
@@ -161,10 +180,19 @@ impl Tab {
             FromEngine::Unloaded => self.loaded.set(None),
             FromEngine::Verified { name, result } => self.verified.set(Some((name, result))),
             FromEngine::Chat { id, event } => self.deliver(id, event),
-            FromEngine::Step { step, standing } => self.step.set(Some((step, standing))),
+            FromEngine::Step { step, standing } => self.stepped(&step, &standing),
             FromEngine::Measured { result } => self.measured.set(Some(result)),
             FromEngine::DeviceLost { message } => self.lost.set(Some(message)),
             FromEngine::Recovered => self.lost.set(None),
+        }
+    }
+
+    fn stepped(&self, step: &StepEvent, standing: &Standing) {
+        let connection = self.connection.get_value();
+        // Not held while they run: a listener may take itself off.
+        let listeners: Vec<StepListener> = connection.step_listeners.borrow().values().cloned().collect();
+        for listener in listeners {
+            listener(step, standing);
         }
     }
 

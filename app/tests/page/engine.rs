@@ -1,0 +1,101 @@
+//! The model in the tab: the same answers as natively, over bad connections, with bad files, on devices that fail.
+
+use std::fs;
+
+use serde_json::json;
+use tread_tests::files::{Fault, Files};
+use tread_tests::write::Gguf;
+
+use super::{Worker, dist, native, server};
+
+const WEIGHTS: &str = "/models/nano/model-00001-of-00001.safetensors";
+const PROMPT: &str = "Who goes there?";
+
+#[test]
+fn it_answers_as_the_native_engine_does() {
+    let server = server();
+    let worker = Worker::start(&server.url(""));
+    worker.tell(&json!({ "type": "probe" }));
+    let capabilities = worker.hear("probed")["capabilities"].take();
+    assert_eq!(capabilities["self_test"]["passed"], true, "{capabilities}");
+    assert_eq!(capabilities["adapter"]["software"], true, "{capabilities}");
+    let loaded = worker.load(&server.url("/models/nano"));
+    assert!(loaded["Ok"].is_object(), "{loaded}");
+    for (id, prompt) in [PROMPT, "Tell me of love."].into_iter().enumerate() {
+        assert_eq!(worker.ask(id as u64, prompt, 32), native(prompt, 32), "{prompt}");
+    }
+}
+
+#[test]
+fn a_download_that_breaks_goes_on_where_it_stopped() {
+    let files = Files::start(&[("", &dist())]);
+    let size = fs::metadata(dist().join(&WEIGHTS[1..])).unwrap().len();
+    files.fail(WEIGHTS, Fault::Break(size / 2));
+    let worker = Worker::start(&files.url(""));
+    let loaded = worker.load(&files.url("/models/nano"));
+    assert!(loaded["Ok"].is_object(), "{loaded}");
+    let sent = files.sent(WEIGHTS);
+    let broken = sent.iter().position(|sent| sent.bytes.end == size / 2).expect("one answer broke off");
+    assert!(sent[broken + 1..].iter().any(|sent| sent.bytes.start > size / 4), "{sent:?}");
+    let total: u64 = sent.iter().map(|sent| sent.bytes.end - sent.bytes.start).sum();
+    assert!(total < size + size / 4, "what was there is not fetched again: {total} of {size}, {sent:?}");
+    assert_eq!(worker.ask(1, PROMPT, 16), native(PROMPT, 16));
+    // What is kept is not fetched again.
+    worker.tell(&json!({ "type": "unload" }));
+    worker.hear("unloaded");
+    let before = files.sent(WEIGHTS).len();
+    assert!(worker.load(&files.url("/models/nano"))["Ok"].is_object());
+    let again: u64 = files.sent(WEIGHTS)[before..].iter().map(|sent| sent.bytes.end - sent.bytes.start).sum();
+    assert!(again <= 1 << 20, "{again} bytes were fetched again");
+}
+
+#[test]
+fn a_file_that_is_not_what_was_announced_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = Gguf::tiny().bytes();
+    fs::write(folder.path().join("tiny.gguf"), &gguf).unwrap();
+    let files = Files::start(&[("/models", folder.path()), ("", &dist())]);
+    let hash: String = sha256(&gguf).iter().map(|byte| format!("{byte:02x}")).collect();
+    let url = format!("{}#sha256={hash}", files.url("/models/tiny.gguf"));
+    files.fail("/models/tiny.gguf", Fault::Flip(gguf.len() as u64 - 5));
+    let worker = Worker::start(&files.url(""));
+    let refused = worker.load(&url);
+    assert_eq!(refused["Err"]["kind"], "corrupt", "{refused}");
+    worker.tell(&json!({ "type": "list" }));
+    let stored = worker.hear("stored");
+    let kept = stored["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["bytes"].as_u64().unwrap())
+        .sum::<u64>();
+    assert_eq!(kept, 0, "nothing of it is kept: {stored}");
+    files.mend();
+    let loaded = worker.load(&url);
+    assert!(loaded["Ok"].is_object(), "the right file is taken: {loaded}");
+}
+
+#[test]
+fn a_lost_device_is_opened_again_and_requests_go_on() {
+    let files = Files::start(&[("", &dist())]);
+    let worker = Worker::start(&files.url(""));
+    let loaded = worker.load(&files.url("/models/nano"));
+    assert!(loaded["Ok"].is_object(), "{loaded}");
+    let tokens = 48;
+    let request = json!({
+        "messages": [{ "role": "user", "content": PROMPT }],
+        "sampling": { "temperature": 0, "max_tokens": tokens },
+    });
+    worker.tell(&json!({ "type": "chat", "id": 7, "request": request }));
+    worker.browser.until("heard.some((message) => message.type === 'chat')");
+    worker.tell(&json!({ "type": "lose_device" }));
+    worker.browser.until("heard.some((message) => message.type === 'device_lost')");
+    worker.browser.until("heard.some((message) => message.type === 'recovered')");
+    assert_eq!(worker.answer(7), native(PROMPT, tokens));
+    assert_eq!(worker.ask(8, "Tell me of love.", 16), native("Tell me of love.", 16));
+}
+
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).to_vec()
+}

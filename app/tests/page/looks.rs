@@ -1,0 +1,108 @@
+//! What every view keeps to: no errors, nobody else's servers, readable by everybody, on every screen.
+
+use std::{env, fs};
+
+use serde_json::{Value, json};
+use tread_tests::browser::Browser;
+
+use super::server;
+
+const VIEWS: [&str; 5] = ["", "monitor", "models", "device", "bench"];
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
+
+/// Shows a view of the page, complete.
+fn show(browser: &Browser, view: &str) {
+    browser.run("location.hash = '#/' + args;", &view.into());
+    browser.until(&format!("document.querySelector('nav a[aria-current=page]')?.hash === '#/{view}'"));
+    browser.until("document.querySelector('main').childElementCount > 0");
+}
+
+#[test]
+fn it_loads_without_complaints_and_asks_nobody_else() {
+    let server = server();
+    let browser = Browser::open(&server.url("/"));
+    for view in VIEWS {
+        show(&browser, view);
+    }
+    browser.goto(&server.url("/monitor"));
+    browser.until("document.querySelector('nav a[aria-current=page]')?.hash === '#/monitor'");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    let requests = browser.requests();
+    assert!(requests.iter().any(|url| url.ends_with("page_bg.wasm")), "{requests:?}");
+    let own = |url: &&String| {
+        url.starts_with(&server.url("/")) || url.starts_with("data:") || url.starts_with("blob:")
+    };
+    let foreign: Vec<_> = requests.iter().filter(|url| !own(url)).collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
+}
+
+#[test]
+fn everybody_can_use_it() {
+    let axe = env::var("TREAD_AXE").expect("`cargo xtask test` installs axe-core and sets TREAD_AXE");
+    let axe = fs::read_to_string(axe).unwrap();
+    let server = server();
+    let browser = Browser::open(&server.url("/"));
+    browser.run(&axe, &Value::Null);
+    for dark in [false, true] {
+        browser.emulate((1280, 800), dark);
+        for view in VIEWS {
+            show(&browser, view);
+            let check = "
+                const { violations } = await axe.run(document, { resultTypes: ['violations'] });
+                const grave = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
+                return grave.map(({ id, nodes }) => [id, ...nodes.map((node) => node.html + ' ' + node.failureSummary)]);";
+            assert_eq!(browser.run(check, &Value::Null), json!([]), "#/{view}, dark: {dark}");
+        }
+    }
+}
+
+#[test]
+fn it_fits_on_small_screens() {
+    let server = server();
+    let browser = Browser::open(&server.url("/"));
+    for width in [360, 390, 768, 1280] {
+        browser.emulate((width, 800), false);
+        for view in VIEWS {
+            show(&browser, view);
+            let needed = browser.value("document.documentElement.scrollWidth");
+            assert!(needed.as_u64() <= Some(width.into()), "#/{view} is {needed} wide on {width}");
+        }
+    }
+}
+
+#[test]
+fn the_keyboard_is_enough() {
+    let server = server();
+    let browser = Browser::open(&server.url("/"));
+    show(&browser, "");
+    for view in ["monitor", "models", "device", "bench"] {
+        let there = format!("document.activeElement?.hash === '#/{view}'");
+        let presses = (0..60).take_while(|_| {
+            browser.press(TAB);
+            browser.value(&there) != true
+        });
+        assert!(presses.count() < 60, "Tab never reaches the link to #/{view}");
+        browser.press(ENTER);
+        browser.until(&format!("document.querySelector('nav a[aria-current=page]')?.hash === '#/{view}'"));
+    }
+}
+
+#[test]
+fn pictures() {
+    if env::var_os("TREAD_SCREENSHOTS").is_none() {
+        return;
+    }
+    let server = server();
+    let browser = Browser::open(&server.url("/"));
+    for (scheme, dark) in [("light", false), ("dark", true)] {
+        for (width, height) in [(1280, 800), (390, 844)] {
+            browser.emulate((width, height), dark);
+            for view in VIEWS {
+                show(&browser, view);
+                let name = if view.is_empty() { "chat" } else { view };
+                browser.picture(&format!("{name}-{scheme}-{width}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The page in a real browser, with WebGPU on its software adapter. `cargo xtask test` installs the browser and builds the
+//! page.
+
+mod chat;
+mod engine;
+mod looks;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tread_tests::browser::Browser;
+use tread_tests::server::Server;
+
+/// `tread serve`, whose page it is.
+fn server() -> Server {
+    Server::start(env!("CARGO_BIN_EXE_tread"), &["nano", "--backend", "cpu"])
+}
+
+fn dist() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/dist")
+}
+
+/// What the model answers natively.
+fn native(prompt: &str, tokens: usize) -> String {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_tread"));
+    run.args(["run", "nano", prompt, "--greedy", "--backend", "cpu", "--max-tokens", &tokens.to_string()]);
+    let output = run.output().expect("tread starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
+}
+
+/// The worker of a page, spoken to as the page does.
+struct Worker {
+    browser: Browser,
+}
+
+impl Worker {
+    /// Starts one of an origin that serves the page's files.
+    fn start(origin: &str) -> Self {
+        // A document that has no engine of its own.
+        let browser = Browser::open(&format!("{origin}/icon.svg"));
+        let start = "
+            globalThis.heard = [];
+            globalThis.engine = new Worker('worker.js', { type: 'module' });
+            engine.onmessage = (event) => heard.push(JSON.parse(event.data));
+            engine.onerror = (event) => heard.push({ type: 'crashed', message: event.message });";
+        browser.run(start, &Value::Null);
+        Self { browser }
+    }
+
+    fn tell(&self, message: &Value) {
+        self.browser.run("engine.postMessage({ json: JSON.stringify(args) });", message);
+    }
+
+    /// The first message of this type since the last that was waited for.
+    #[track_caller]
+    fn hear(&self, kind: &str) -> Value {
+        self.browser.until("heard.length > 0");
+        let found =
+            format!("heard.findIndex((message) => ['{kind}', 'crashed'].includes(message.type)) >= 0");
+        self.browser.until(&found);
+        let take = "return heard.splice(0, heard.findIndex((message) => message.type === args) + 1).at(-1);";
+        let message = self.browser.run(take, &kind.into());
+        assert!(message.is_object(), "the worker crashed: {}", self.browser.value("heard"));
+        message
+    }
+
+    /// Loads a model and says how that went.
+    #[track_caller]
+    fn load(&self, url: &str) -> Value {
+        let model = json!({ "from": "url", "url": url });
+        self.tell(&json!({ "type": "load", "model": model, "context": 128 }));
+        self.hear("loaded")["result"].take()
+    }
+
+    /// The greedy answer.
+    #[track_caller]
+    fn ask(&self, id: u64, prompt: &str, tokens: usize) -> String {
+        let request = json!({
+            "messages": [{ "role": "user", "content": prompt }],
+            "sampling": { "temperature": 0, "max_tokens": tokens },
+        });
+        self.tell(&json!({ "type": "chat", "id": id, "request": request }));
+        self.answer(id)
+    }
+
+    /// The answer to a request, once it is complete.
+    #[track_caller]
+    fn answer(&self, id: u64) -> String {
+        let of = format!("heard.filter((m) => m.type === 'chat' && m.id === {id}).map((m) => m.event)");
+        self.browser
+            .until(&format!("{of}.some((event) => event.type === 'finished' || event.type === 'failed')"));
+        let events = self.browser.value(&of);
+        let events = events.as_array().expect("a list");
+        assert_eq!(events.last().expect("the end")["type"], "finished", "{events:?}");
+        let pieces = events.iter().filter(|event| event["type"] == "content");
+        pieces.filter_map(|event| event["text"].as_str()).collect::<String>().trim_end().to_owned()
+    }
+}
