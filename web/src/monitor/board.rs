@@ -58,17 +58,23 @@ impl Board {
         if self.steps.len() == STEPS {
             self.steps.pop_front();
         }
-        self.steps.push_back(StepEvent { ops: Vec::new(), first_tokens_s: Vec::new(), token_gaps_s: Vec::new(), ..step });
+        self.steps.push_back(StepEvent {
+            ops: Vec::new(),
+            first_tokens_s: Vec::new(),
+            token_gaps_s: Vec::new(),
+            ..step
+        });
         self.standing = Some(standing);
     }
 
     /// Metrics were read.
     pub fn scraped(&mut self, now_ms: u64, scrape: &Scrape) {
-        self.lifetime = ["vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds"].map(|name| {
-            let histogram = scrape.histogram(name);
-            let quantile = |q| histogram.as_ref().and_then(|histogram| histogram.quantile(q));
-            Latency { median: quantile(0.5), p95: quantile(0.95), lifetime: true }
-        });
+        self.lifetime =
+            ["vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds"].map(|name| {
+                let histogram = scrape.histogram(name);
+                let quantile = |q| histogram.as_ref().and_then(|histogram| histogram.quantile(q));
+                Latency { median: quantile(0.5), p95: quantile(0.95), lifetime: true }
+            });
         self.tick(now_ms, Snapshot::from(scrape));
     }
 
@@ -82,7 +88,8 @@ impl Board {
 
     fn tick(&mut self, now_ms: u64, snapshot: Snapshot) {
         let second = now_ms.saturating_sub(1_000);
-        let [first, further] = [&self.first_tokens, &self.token_gaps].map(|window| window.quantile(second, 0.5));
+        let [first, further] =
+            [&self.first_tokens, &self.token_gaps].map(|window| window.quantile(second, 0.5));
         self.history.push(now_ms, &snapshot, first, further);
         self.snapshot = Some(snapshot);
         self.now_ms = now_ms;

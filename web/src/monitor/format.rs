@@ -49,7 +49,8 @@ pub fn seconds(value: f64) -> String {
         value if value >= 0.000_999_5 => (value * 1e3, "ms"),
         value => (value * 1e6, "µs"),
     };
-    let digits = if value >= 99.95 || unit == "µs" && value >= 9.995 { 0 } else { 1 + usize::from(value < 9.995) };
+    let digits =
+        if value >= 99.95 || unit == "µs" && value >= 9.995 { 0 } else { 1 + usize::from(value < 9.995) };
     format!("{value:.digits$} {unit}")
 }
 
@@ -100,9 +101,14 @@ mod tests {
 
     #[test]
     fn units_fit_their_values() {
-        for (value, text) in
-            [(0.0, "0 B"), (999.0, "999 B"), (1_000.0, "1.0 kB"), (99_960.0, "100 kB"), (999_900.0, "1.0 MB"), (2.5e9, "2.5 GB")]
-        {
+        for (value, text) in [
+            (0.0, "0 B"),
+            (999.0, "999 B"),
+            (1_000.0, "1.0 kB"),
+            (99_960.0, "100 kB"),
+            (999_900.0, "1.0 MB"),
+            (2.5e9, "2.5 GB"),
+        ] {
             assert_eq!(bytes(value), text);
         }
         for (value, text) in [

@@ -86,7 +86,13 @@ impl History {
     }
 
     /// Adds a moment's numbers; latencies are told by who measured them.
-    pub fn push(&mut self, at_ms: u64, snapshot: &Snapshot, first_token: Option<f64>, per_token: Option<f64>) {
+    pub fn push(
+        &mut self,
+        at_ms: u64,
+        snapshot: &Snapshot,
+        first_token: Option<f64>,
+        per_token: Option<f64>,
+    ) {
         let mut point = Point::new(at_ms);
         point.set(Quantity::FirstToken, first_token);
         point.set(Quantity::PerToken, per_token);
@@ -128,7 +134,9 @@ impl History {
         for point in self.since(since_ms) {
             if let Some(value) = point.get(quantity) {
                 match (before, lines.last_mut()) {
-                    (Some(then), Some(line)) if point.at_ms - then <= GAP_MS => line.push((point.at_ms, value)),
+                    (Some(then), Some(line)) if point.at_ms - then <= GAP_MS => {
+                        line.push((point.at_ms, value))
+                    }
                     _ => lines.push(vec![(point.at_ms, value)]),
                 }
                 before = Some(point.at_ms);

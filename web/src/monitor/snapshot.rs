@@ -110,13 +110,8 @@ mod tests {
 
     #[test]
     fn a_worker_tells_the_same() {
-        let standing = Standing {
-            blocks: 8,
-            blocks_used: 2,
-            prefix_queries: 10,
-            prefix_hits: 5,
-            ..Standing::default()
-        };
+        let standing =
+            Standing { blocks: 8, blocks_used: 2, prefix_queries: 10, prefix_hits: 5, ..Standing::default() };
         let snapshot = Snapshot::from(&standing);
         assert_eq!(snapshot.cache_usage, Some(0.25));
         assert_eq!(snapshot.prefix_rate(), Some(0.5));

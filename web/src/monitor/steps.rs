@@ -68,7 +68,8 @@ pub fn by_op(ops: &[OpTime]) -> Vec<OpTotal> {
     for total in &mut totals {
         total.share = if all > 0.0 { total.us / all } else { 0.0 };
     }
-    totals.sort_by(|a, b| b.us.partial_cmp(&a.us).unwrap_or(Ordering::Equal).then_with(|| a.name.cmp(&b.name)));
+    totals
+        .sort_by(|a, b| b.us.partial_cmp(&a.us).unwrap_or(Ordering::Equal).then_with(|| a.name.cmp(&b.name)));
     totals
 }
 
@@ -141,7 +142,8 @@ mod tests {
             op("linear", None, Side::Attention, 14.0, 2.0),
         ];
         let totals = by_op(&ops);
-        let names: Vec<(&str, usize, f64)> = totals.iter().map(|t| (t.name.as_str(), t.count, t.us)).collect();
+        let names: Vec<(&str, usize, f64)> =
+            totals.iter().map(|t| (t.name.as_str(), t.count, t.us)).collect();
         assert_eq!(names, [("linear", 3, 9.0), ("attention", 1, 6.0), ("embed", 1, 1.0)]);
         assert_eq!(totals[0].share, 9.0 / 16.0);
         assert_eq!(Lane::ALL.map(|lane| lane_us(&ops, lane)), [8.0, 5.0, 3.0]);
@@ -153,7 +155,8 @@ mod tests {
     #[test]
     fn rows_are_told_apart() {
         let part = |rows, decodes| SequenceRows { request: 1, rows, decodes };
-        let step = StepEvent { rows: vec![part(1, true), part(64, false), part(1, true)], ..Default::default() };
+        let step =
+            StepEvent { rows: vec![part(1, true), part(64, false), part(1, true)], ..Default::default() };
         let rows = Rows::of(&step);
         assert_eq!(rows, Rows { prefilling: 1, prefill_rows: 64, decoding: 2, decode_rows: 2 });
         assert_eq!(rows.describe(), "2 decoding, 1 in prefill with 64 rows");
