@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::{command, root, run, succeeds};
+use crate::process::{command, output, root, run, succeeds};
 use crate::wasm;
 
 /// The modules: binary and the name of what is made of it.
@@ -54,14 +54,25 @@ fn bindgen(module: &Path, dist: &Path, name: &str) -> Result<()> {
         .remove_name_section(true)
         .remove_producers_section(true)
         .typescript(false)
+        .omit_default_module_path(false)
         .web(true)?
         .generate(dist)
         .with_context(|| format!("making JavaScript for {}", module.display()))?;
     let wasm = dist.join(format!("{name}_bg.wasm"));
-    if succeeds(&mut command("wasm-opt", ["--version"])) {
+    if binaryen().is_some_and(|version| version >= MIN_BINARYEN) {
         optimise(&wasm)?;
     }
     Ok(())
+}
+
+/// Older ones take the table of JavaScript's objects for that of functions: the module is valid and does not start (seen
+/// with 108, which Debian 12 has).
+const MIN_BINARYEN: u32 = 116;
+
+/// The version of binaryen that is installed.
+fn binaryen() -> Option<u32> {
+    let text = output(&mut command("wasm-opt", ["--version"])).ok()?;
+    text.split_whitespace().find_map(|word| word.parse().ok())
 }
 
 /// Features that rustc's modules use, and that every browser with WebGPU has.
