@@ -92,6 +92,7 @@ fn Item(chats: Chats, talk: Talk, open: RwSignal<bool>) -> impl IntoView {
     let rename = move |name: String| {
         if renaming.get_untracked() {
             renaming.set(false);
+            chats.write();
             if !name.trim().is_empty() {
                 chats.change(&talk.get_value(), |talk| name.trim().clone_into(&mut talk.title));
             }

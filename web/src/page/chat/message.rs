@@ -1,6 +1,8 @@
 //! A message.
 
 use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
 
 use super::super::icons::{Icon, IconButton, path};
 use super::files::copy;
@@ -53,7 +55,7 @@ pub(super) fn MessageView(
         })
     };
     view! {
-        <article class="message" data-testid="message" data-role=role data-live=move || live.get().then_some("true")>
+        <article class="message" data-testid="message" data-role=role data-node=node.to_string() data-live=move || live.get().then_some("true")>
             <h2 class=if name == "Result of a tool" { "result-name" } else { "unseen" }>{name}</h2>
             {body}{end}{foot}
         </article>
@@ -91,11 +93,11 @@ fn End(chats: Chats, talk: Talk, node: usize, shown: Memo<Node>, live: Signal<bo
         view! { <p class="failed" role="alert" dir="auto" data-testid="failed">{error}</p> }
     });
     let cut = move || {
-        let cut = outcome.with(|o| o.as_ref().is_some_and(|o| matches!(o.reason.as_str(), "length" | "stopped" | "failed")));
+        let cut = outcome.with(|o| o.as_ref().is_none_or(|o| matches!(o.reason.as_str(), "length" | "stopped" | "failed")));
         let goes_on = cut && last.get() && shown.with(|node| !node.message.content.is_empty() && node.message.tool_calls.is_empty());
         goes_on.then(|| view! {
             <button type="button" class="go-on" data-testid="continue"
-                on:click=move |_| chats.answer(&talk.get_value(), node)>
+                on:click=move |_| { chats.answer(&talk.get_value(), node); chats.write() }>
                 "Continue the answer"
             </button>
         })
@@ -120,7 +122,11 @@ fn Foot(
     let talk = StoredValue::new(talk);
     let again = (role == "assistant").then(|| view! {
         <IconButton path=path::AGAIN label="Answer again" testid="regenerate"
-            press=move || { chats.stop(&talk.get_value()); chats.regenerate(&talk.get_value(), node) }/>
+            press=move || {
+                chats.stop(&talk.get_value());
+                chats.regenerate(&talk.get_value(), node);
+                chats.write();
+            }/>
     });
     let stats = move || shown.with(|node| node.outcome.as_ref().map(stats)).map(|stats| {
         view! { <p class="stats" data-testid="stats">{stats}</p> }
@@ -150,6 +156,7 @@ fn Branches(chats: Chats, talk: Talk, node: usize) -> impl IntoView {
     let go = move |to: Option<usize>| {
         if let Some(to) = to.and_then(|to| siblings.with_untracked(|all| all.get(to).copied())) {
             chats.change(&talk.get_value(), |talk| talk.select(to));
+            request_animation_frame(move || focus_branches(to));
         }
     };
     move || (siblings.with(Vec::len) > 1).then(|| view! {
@@ -161,6 +168,14 @@ fn Branches(chats: Chats, talk: Talk, node: usize) -> impl IntoView {
                 press=move || go(Some(untrack(place) + 1))/>
         </span>
     })
+}
+
+/// Another message stands there now; the focus stays on its arrows.
+fn focus_branches(node: usize) {
+    let arrow = document().query_selector(&format!("[data-node='{node}'] .branches button")).ok().flatten();
+    if let Some(arrow) = arrow.and_then(|arrow| arrow.dyn_into::<HtmlElement>().ok()) {
+        _ = arrow.focus();
+    }
 }
 
 /// What an answer took, in a line.

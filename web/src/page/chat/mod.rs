@@ -1,5 +1,7 @@
 //! The view `chat`.
 
+#![allow(unreachable_pub, reason = "what Leptos makes of a component's parameters is public")]
+
 mod composer;
 mod dialog;
 mod files;

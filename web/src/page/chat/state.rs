@@ -75,7 +75,7 @@ impl Chats {
         self.kept.update(|kept| kept.extend(found));
         // What was said before the browser had answered.
         for talk in self.kept.get_untracked() {
-            if self.is_current(&talk) && talk.with_untracked(|talk| !talk.nodes.is_empty()) {
+            if self.current.get_untracked() == talk && talk.with_untracked(|talk| !talk.nodes.is_empty()) {
                 self.save(&talk);
             }
         }
@@ -155,9 +155,7 @@ impl Chats {
     pub(super) fn delete(self, talk: &Talk) {
         self.stop(talk);
         self.kept.update(|kept| kept.retain(|other| other != talk));
-        if self.current.get_untracked() == *talk {
-            self.start();
-        }
+        if self.current.get_untracked() == *talk { self.start() } else { self.write() }
         let (store, key) = (self.store.get_value(), id(talk));
         spawn_local(async move {
             if let Some(Err(error)) = async { Some(store?.delete(&key).await) }.await {
@@ -233,6 +231,7 @@ impl Chats {
             });
         }
         self.answer_last(talk);
+        self.write();
     }
 
     fn answer_last(self, talk: &Talk) {
