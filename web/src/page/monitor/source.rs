@@ -95,7 +95,9 @@ impl Source {
         let key = format!("tread.monitor.{name}");
         let saved = storage().and_then(|storage| storage.get_item(&key).ok().flatten()).unwrap_or_default();
         let now = now_ms();
-        self.board.set(Board { history: History::restore(&saved, now), now_ms: now, ..Board::default() });
+        let mut board = Board::default();
+        (board.history, board.now_ms) = (History::restore(&saved, now), now);
+        self.board.set(board);
         self.link.set(Link::Connecting);
         self.events.set(Link::Connecting);
         self.hello.set(Hello::default());
