@@ -29,13 +29,18 @@ pub(super) fn Composer(
         chats.focus.track();
         let Some(field) = field.get() else { return };
         // On a touch screen the focus would bring up the keyboard.
-        let touch = window().match_media("(pointer: coarse)").ok().flatten().is_some_and(|query| query.matches());
+        let touch =
+            window().match_media("(pointer: coarse)").ok().flatten().is_some_and(|query| query.matches());
         let log = document().query_selector(".log").ok().flatten().filter(|_| touch);
         let target = log.and_then(|log| log.dyn_into::<HtmlElement>().ok());
         _ = target.unwrap_or_else(|| field.into()).focus();
     });
     let keep = move |value: String| {
-        local::set(local::lasting().as_ref(), &key.get_untracked(), Some(&*value).filter(|value| !value.is_empty()));
+        local::set(
+            local::lasting().as_ref(),
+            &key.get_untracked(),
+            Some(&*value).filter(|value| !value.is_empty()),
+        );
         text.set(value);
     };
     let busy = Memo::new(move |_| chats.busy());
