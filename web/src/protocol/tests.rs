@@ -53,7 +53,8 @@ fn what_the_page_says_arrives() {
         max_tokens: Some(3),
         stop: vec!["a".into()],
     };
-    let request = ChatRequest { messages, sampling, tools: vec![json!({"type": "function"})] };
+    let request =
+        ChatRequest { messages, sampling, tools: vec![json!({"type": "function"})], continues: false };
     let mut all = vec![
         ToEngine::Probe,
         ToEngine::List,
