@@ -180,7 +180,7 @@ fn Results(turns: Vec<Measurement>) -> impl IntoView {
             <h2>"Results"</h2>
             <p class="note">{about}</p>
             <div class="scroll" tabindex="0" role="region" aria-label="Results">
-                <table class="numbers">
+                <table class="figures">
                     <thead><tr>
                         <th scope="col">""</th><th scope="col">"First token"</th>
                         <th scope="col">"Prefill tokens/s"</th><th scope="col">"Decode tokens/s"</th>

@@ -66,8 +66,18 @@ fn Report(capabilities: Capabilities) -> impl IntoView {
 
 /// One fact, good or bad.
 fn fact(good: bool, title: &'static str, text: String, testid: Option<&'static str>) -> impl IntoView {
+    mark(if good { "good" } else { "bad" }, title, text, testid)
+}
+
+/// One fact, `good`, `warn` or `bad`.
+fn mark(
+    kind: &'static str,
+    title: &'static str,
+    text: String,
+    testid: Option<&'static str>,
+) -> impl IntoView {
     view! {
-        <section class="card fact" class:fact-good=good class:fact-bad=!good data-testid=testid data-value=good.to_string()>
+        <section class=format!("card fact fact-{kind}") data-testid=testid data-value=kind>
             <h2>{title}</h2>
             <p>{text}</p>
         </section>
@@ -88,7 +98,12 @@ fn adapter_fact(adapter: Option<&Adapter>, reason: Option<String>) -> impl IntoV
             reason.unwrap_or_else(|| "the browser gives no reason".to_owned()).trim_end_matches('.')
         ),
     };
-    fact(adapter.is_some(), "GPU", text, Some("device-adapter"))
+    let kind = match adapter {
+        Some(adapter) if adapter.software => "warn",
+        Some(_) => "good",
+        None => "bad",
+    };
+    mark(kind, "GPU", text, Some("device-adapter"))
 }
 
 fn test_fact(test: Option<SelfTest>) -> impl IntoView {
@@ -126,7 +141,7 @@ fn Limits(adapter: Adapter) -> impl IntoView {
         <section class="card">
             <h2>"Limits and features"</h2>
             <div class="scroll" tabindex="0" role="region" aria-label="Limits and features">
-                <table class="numbers meanings" data-testid="device-limits">
+                <table class="figures meanings" data-testid="device-limits">
                     <thead><tr>
                         <th scope="col">"What"</th><th scope="col">"Here"</th><th scope="col" class="prose">"What it means"</th>
                     </tr></thead>

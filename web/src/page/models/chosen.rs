@@ -211,7 +211,7 @@ fn Loading(chooser: Chooser) -> impl IntoView {
         told.extend(left.map(|left| format!(" · {} left", format::duration(left))));
         let told = if now.total > 0 { told } else { "Starting".to_owned() };
         view! {
-            <div class="loading" data-testid="model-progress" data-value=now.done data-total=now.total>
+            <div class="load-state" data-testid="model-progress" data-value=now.done data-total=now.total>
                 <p>{stage}</p>
                 <progress max="100" value=format!("{percent:.2}") aria-label=stage></progress>
                 <p class="note">{told}</p>
@@ -268,8 +268,9 @@ fn Trouble(chooser: Chooser, failure: Failure) -> impl IntoView {
 /// Models of the catalogue that need less.
 fn smaller_ones(chooser: Chooser) -> AnyView {
     let size = chooser.info().and_then(Result::ok).map_or(u64::MAX, |info| info.weight_bytes);
-    let items =
-        smaller(&chooser.entries(), size).into_iter().map(|entry| view! { <li>{offer(chooser, entry)}</li> });
+    let items = smaller(&chooser.entries(), size)
+        .into_iter()
+        .map(|entry| view! { <li>{offer(chooser, &entry)}</li> });
     view! { <ul class="offers" data-testid="model-smaller">{items.collect_view()}</ul> }.into_any()
 }
 

@@ -30,7 +30,7 @@ fn Offered(chooser: Chooser) -> impl IntoView {
         None => view! { <p class="note">"Reading the catalogue"</p> }.into_any(),
         Some(Err(error)) => view! { <p class="note">{format!("No catalogue: {error}.")}</p> }.into_any(),
         Some(Ok(entries)) => {
-            let items = entries.into_iter().map(|entry| view! { <li>{offer(chooser, entry)}</li> });
+            let items = entries.into_iter().map(|entry| view! { <li>{offer(chooser, &entry)}</li> });
             view! { <ul class="offers">{items.collect_view()}</ul> }.into_any()
         }
     };
@@ -38,7 +38,7 @@ fn Offered(chooser: Chooser) -> impl IntoView {
 }
 
 /// A button that chooses a model of the catalogue.
-pub(super) fn offer(chooser: Chooser, entry: Entry) -> impl IntoView {
+pub(super) fn offer(chooser: Chooser, entry: &Entry) -> impl IntoView + use<> {
     let name = entry.name.clone();
     let model = ModelRef::Catalog { name: entry.name.clone() };
     let pressed = {

@@ -20,12 +20,12 @@ pub(crate) struct Call {
 /// Asks for an address relative to the page. The error says what happened, for people.
 pub(crate) async fn fetch(address: &str, call: &Call) -> Result<Response, String> {
     let options = RequestInit::new();
-    let headers = Headers::new().map_err(told)?;
+    let headers = Headers::new().map_err(|error| told(&error))?;
     if let Some(key) = &call.key {
-        headers.set("Authorization", &format!("Bearer {key}")).map_err(told)?;
+        headers.set("Authorization", &format!("Bearer {key}")).map_err(|error| told(&error))?;
     }
     if let Some(body) = &call.body {
-        headers.set("Content-Type", "application/json").map_err(told)?;
+        headers.set("Content-Type", "application/json").map_err(|error| told(&error))?;
         options.set_method("POST");
         options.set_body(&body.into());
     }
@@ -42,7 +42,8 @@ pub(crate) async fn fetch(address: &str, call: &Call) -> Result<Response, String
 
 /// The body as text.
 pub(crate) async fn text(response: &Response) -> Result<String, String> {
-    let text = JsFuture::from(response.text().map_err(told)?).await.map_err(told)?;
+    let text =
+        JsFuture::from(response.text().map_err(|error| told(&error))?).await.map_err(|error| told(&error))?;
     text.as_string().ok_or_else(|| "the answer is no text".to_owned())
 }
 
@@ -60,6 +61,6 @@ pub(crate) async fn stream(response: &Response, mut hear: impl FnMut(&[u8])) -> 
     }
 }
 
-fn told(error: JsValue) -> String {
+fn told(error: &JsValue) -> String {
     format!("{error:?}")
 }

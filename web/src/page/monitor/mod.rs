@@ -25,7 +25,7 @@ const WINDOWS: [u64; 3] = [1, 5, 10];
 pub fn Monitor() -> impl IntoView {
     let app = expect_context::<App>();
     let source = Source::start(app);
-    let minutes = RwSignal::new(WINDOWS[1]);
+    let minutes = RwSignal::new(WINDOWS[0]);
     let window = Signal::derive(move || minutes.get() * 60_000);
     view! {
         <div class="view monitor">

@@ -190,7 +190,7 @@ fn OpTable(totals: Vec<OpTotal>) -> impl IntoView {
     });
     view! {
         <div class="scroll" tabindex="0" role="region" aria-label="Time by op">
-            <table class="numbers">
+            <table class="figures">
                 <thead><tr>
                     <th scope="col">"Op"</th><th scope="col">"Runs"</th><th scope="col">"Time"</th>
                     <th scope="col">"Share"</th><td class="share-cell"></td>
