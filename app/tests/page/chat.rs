@@ -9,8 +9,7 @@ use super::{dist, server};
 const ENTER: &str = "\u{e007}";
 const COMPOSER: &str = "[data-testid=composer]";
 /// The texts of the answers that are complete.
-const ANSWERS: &str =
-    "[...document.querySelectorAll('[data-role=assistant]:not([data-live]) [data-testid=answer]')].map((a) => a.innerText.trim())";
+const ANSWERS: &str = "[...document.querySelectorAll('[data-role=assistant]:not([data-live]) [data-testid=answer]')].map((a) => a.innerText.trim())";
 
 fn say(browser: &Browser, text: &str) {
     browser.until("document.querySelector('[data-testid=send]')");
@@ -23,13 +22,15 @@ fn say(browser: &Browser, text: &str) {
 /// The page in front of a server that always says `pieces`, and never ends if that is asked for.
 fn speaking(pieces: &[&str], endless: bool) -> (Files, Browser) {
     let files = Files::start(&[("", &dist())]);
-    let models = json!({ "object": "list", "data": [{ "id": "fake", "object": "model", "max_model_len": 4096 }] });
+    let models =
+        json!({ "object": "list", "data": [{ "id": "fake", "object": "model", "max_model_len": 4096 }] });
     files.answer("/v1/models", "application/json", &[models.to_string()], false);
     let event = |delta: Value, reason: Value| {
         let choice = json!({ "index": 0, "delta": delta, "finish_reason": reason });
         format!("data: {}\n\n", json!({ "id": "1", "object": "chat.completion.chunk", "choices": [choice] }))
     };
-    let mut events: Vec<_> = pieces.iter().map(|piece| event(json!({ "content": piece }), Value::Null)).collect();
+    let mut events: Vec<_> =
+        pieces.iter().map(|piece| event(json!({ "content": piece }), Value::Null)).collect();
     if !endless {
         events.push(event(json!({}), "stop".into()));
         events.push("data: [DONE]\n\n".to_owned());

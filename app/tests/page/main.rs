@@ -69,10 +69,16 @@ impl Worker {
 
     /// Loads a model and says how that went.
     #[track_caller]
-    fn load(&self, url: &str) -> Value {
-        let model = json!({ "from": "url", "url": url });
-        self.tell(&json!({ "type": "load", "model": model, "context": 128 }));
+    fn load(&self, model: &Value) -> Value {
+        self.tell(&json!({ "type": "load", "model": model, "context": 64 }));
         self.hear("loaded")["result"].take()
+    }
+
+    /// Loads nano from the catalogue of the worker's origin.
+    #[track_caller]
+    fn load_nano(&self) {
+        let loaded = self.load(&json!({ "from": "catalog", "name": "nano" }));
+        assert!(loaded["Ok"].is_object(), "{loaded}");
     }
 
     /// The greedy answer.
