@@ -30,11 +30,7 @@ pub(super) fn Composer(
         }
     });
     let keep = move |value: String| {
-        local::set(
-            local::lasting().as_ref(),
-            &key.get_untracked(),
-            Some(&*value).filter(|value| !value.is_empty()),
-        );
+        local::set(local::lasting().as_ref(), &key.get_untracked(), Some(&*value).filter(|value| !value.is_empty()));
         text.set(value);
     };
     let busy = Memo::new(move |_| chats.busy());

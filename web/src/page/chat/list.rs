@@ -25,11 +25,7 @@ pub(super) fn List(
         found
     });
     let empty = move || {
-        let text = if search.get().is_empty() {
-            "Conversations are kept in this browser."
-        } else {
-            "Nothing found."
-        };
+        let text = if search.get().is_empty() { "Conversations are kept in this browser." } else { "Nothing found." };
         found.with(Vec::is_empty).then(|| view! { <p class="hint">{text}</p> })
     };
     view! {
@@ -101,16 +97,14 @@ fn Item(chats: Chats, talk: Talk, open: RwSignal<bool>) -> impl IntoView {
             }
         }
     };
-    let shown = move || {
-        view! {
-            <button type="button" class="pick" dir="auto" data-testid="conversation" aria-current=current on:click=pick>
-                {title}
-            </button>
-            <span class="item-tools">
-                <IconButton path=path::EDIT label="Rename" testid="rename" press=move || renaming.set(true)/>
-                <IconButton path=path::DELETE label="Delete" testid="delete" press=move || chats.delete(&talk.get_value())/>
-            </span>
-        }
+    let shown = move || view! {
+        <button type="button" class="pick" dir="auto" data-testid="conversation" aria-current=current on:click=pick>
+            {title}
+        </button>
+        <span class="item-tools">
+            <IconButton path=path::EDIT label="Rename" testid="rename" press=move || renaming.set(true)/>
+            <IconButton path=path::DELETE label="Delete" testid="delete" press=move || chats.delete(&talk.get_value())/>
+        </span>
     };
     view! {
         <li class:current=move || current().is_some()>

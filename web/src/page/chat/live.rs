@@ -188,13 +188,7 @@ impl Chats {
 /// Most calls of one answer that are listened to.
 const MOST_CALLS: usize = 128;
 
-fn add_call(
-    calls: &mut Vec<ToolCall>,
-    index: usize,
-    id: Option<String>,
-    name: Option<String>,
-    arguments: &str,
-) {
+fn add_call(calls: &mut Vec<ToolCall>, index: usize, id: Option<String>, name: Option<String>, arguments: &str) {
     if index >= MOST_CALLS {
         return;
     }
@@ -219,8 +213,7 @@ mod tests {
         add_call(&mut calls, 1, Some("b".to_owned()), Some("g".to_owned()), "");
         add_call(&mut calls, 0, None, None, "}");
         add_call(&mut calls, usize::MAX, None, None, "x");
-        let said: Vec<_> =
-            calls.iter().map(|call| (&*call.id, &*call.function.name, &*call.function.arguments)).collect();
+        let said: Vec<_> = calls.iter().map(|call| (&*call.id, &*call.function.name, &*call.function.arguments)).collect();
         assert_eq!(said, [("a", "f", "{}"), ("b", "g", "")]);
         assert_eq!(calls[0].kind, "function");
     }

@@ -36,8 +36,7 @@ pub(super) fn MessageView(
     let talk = StoredValue::new(talk);
     let body = {
         let role = role.clone();
-        move || {
-            match (editing.get(), role.as_str()) {
+        move || match (editing.get(), role.as_str()) {
             (true, _) => view! { <Editor chats talk=talk.get_value() node editing/> }.into_any(),
             (false, "assistant") => view! { <AnswerView shown live/> }.into_any(),
             (false, _) => {
@@ -45,16 +44,13 @@ pub(super) fn MessageView(
                     .into_any()
             }
         }
-        }
     };
     let end = (role == "assistant").then(|| view! { <End chats talk=talk.get_value() node shown live/> });
     let foot = {
         let role = role.clone();
-        move || {
-            (!editing.get() && !live.get()).then(|| {
-                view! { <Foot chats talk=talk.get_value() node shown editing role=role.clone()/> }
-            })
-        }
+        move || (!editing.get() && !live.get()).then(|| {
+            view! { <Foot chats talk=talk.get_value() node shown editing role=role.clone()/> }
+        })
     };
     view! {
         <article class="message" data-testid="message" data-role=role data-live=move || live.get().then_some("true")>
@@ -72,8 +68,7 @@ fn AnswerView(shown: Memo<Node>, live: Signal<bool>) -> impl IntoView {
     let thinks = Memo::new(move |_| !reasoning.with(String::is_empty));
     let opened = Memo::new(move |_| live.get() && text.with(String::is_empty));
     let label = move || if opened.get() { "Reasoning\u{2026}" } else { "Reasoning" };
-    let waits =
-        move || live.get() && text.with(String::is_empty) && !thinks.get() && calls.with(Vec::is_empty);
+    let waits = move || live.get() && text.with(String::is_empty) && !thinks.get() && calls.with(Vec::is_empty);
     view! {
         {move || thinks.get().then(|| view! {
             <details class="reasoning" data-testid="reasoning" prop:open=move || opened.get()>
@@ -92,34 +87,22 @@ fn End(chats: Chats, talk: Talk, node: usize, shown: Memo<Node>, live: Signal<bo
     let outcome = Memo::new(move |_| shown.with(|node| node.outcome.clone()).filter(|_| !live.get()));
     let talk = StoredValue::new(talk);
     let last = Memo::new(move |_| talk.get_value().with(|talk| talk.path().last() == Some(&node)));
-    let failed = move || {
-        outcome.get().and_then(|outcome| outcome.error).map(|error| {
-            view! { <p class="failed" role="alert" dir="auto" data-testid="failed">{error}</p> }
-        })
-    };
+    let failed = move || outcome.get().and_then(|outcome| outcome.error).map(|error| {
+        view! { <p class="failed" role="alert" dir="auto" data-testid="failed">{error}</p> }
+    });
     let cut = move || {
-        let cut = outcome.with(|o| {
-            o.as_ref().is_some_and(|o| matches!(o.reason.as_str(), "length" | "stopped" | "failed"))
-        });
-        let goes_on = cut
-            && last.get()
-            && shown.with(|node| !node.message.content.is_empty() && node.message.tool_calls.is_empty());
-        goes_on.then(|| {
-            view! {
-                <button type="button" class="go-on" data-testid="continue"
-                    on:click=move |_| chats.answer(&talk.get_value(), node)>
-                    "Continue the answer"
-                </button>
-            }
+        let cut = outcome.with(|o| o.as_ref().is_some_and(|o| matches!(o.reason.as_str(), "length" | "stopped" | "failed")));
+        let goes_on = cut && last.get() && shown.with(|node| !node.message.content.is_empty() && node.message.tool_calls.is_empty());
+        goes_on.then(|| view! {
+            <button type="button" class="go-on" data-testid="continue"
+                on:click=move |_| chats.answer(&talk.get_value(), node)>
+                "Continue the answer"
+            </button>
         })
     };
-    let results = move || {
-        (last.get() && !live.get()).then(|| {
-            talk.get_value()
-                .with(|talk| talk.open_calls())
-                .map(|(_, calls)| view! { <Results chats talk=talk.get_value() calls/> })
-        })
-    };
+    let results = move || (last.get() && !live.get()).then(|| {
+        talk.get_value().with(|talk| talk.open_calls()).map(|(_, calls)| view! { <Results chats talk=talk.get_value() calls/> })
+    });
     view! { {failed}{cut}{results} }
 }
 
@@ -135,17 +118,13 @@ fn Foot(
 ) -> impl IntoView {
     let copied = RwSignal::new(false);
     let talk = StoredValue::new(talk);
-    let again = (role == "assistant").then(|| {
-        view! {
-            <IconButton path=path::AGAIN label="Answer again" testid="regenerate"
-                press=move || { chats.stop(&talk.get_value()); chats.regenerate(&talk.get_value(), node) }/>
-        }
+    let again = (role == "assistant").then(|| view! {
+        <IconButton path=path::AGAIN label="Answer again" testid="regenerate"
+            press=move || { chats.stop(&talk.get_value()); chats.regenerate(&talk.get_value(), node) }/>
     });
-    let stats = move || {
-        shown.with(|node| node.outcome.as_ref().map(stats)).map(|stats| {
-            view! { <p class="stats" data-testid="stats">{stats}</p> }
-        })
-    };
+    let stats = move || shown.with(|node| node.outcome.as_ref().map(stats)).map(|stats| {
+        view! { <p class="stats" data-testid="stats">{stats}</p> }
+    });
     view! {
         <div class="foot">
             <Branches chats talk=talk.get_value() node/>
@@ -173,19 +152,15 @@ fn Branches(chats: Chats, talk: Talk, node: usize) -> impl IntoView {
             chats.change(&talk.get_value(), |talk| talk.select(to));
         }
     };
-    move || {
-        (siblings.with(Vec::len) > 1).then(|| {
-            view! {
-                <span class="branches" role="group" aria-label="Versions" data-testid="branches">
-                    <IconButton path=path::LEFT label="Version before" testid="branch-before"
-                        press=move || go(untrack(place).checked_sub(1))/>
-                    <span>{move || format!("{}/{}", place() + 1, siblings.with(Vec::len))}</span>
-                    <IconButton path=path::RIGHT label="Version after" testid="branch-after"
-                        press=move || go(Some(untrack(place) + 1))/>
-                </span>
-            }
-        })
-    }
+    move || (siblings.with(Vec::len) > 1).then(|| view! {
+        <span class="branches" role="group" aria-label="Versions" data-testid="branches">
+            <IconButton path=path::LEFT label="Version before" testid="branch-before"
+                press=move || go(untrack(place).checked_sub(1))/>
+            <span>{move || format!("{}/{}", place() + 1, siblings.with(Vec::len))}</span>
+            <IconButton path=path::RIGHT label="Version after" testid="branch-after"
+                press=move || go(Some(untrack(place) + 1))/>
+        </span>
+    })
 }
 
 /// What an answer took, in a line.
@@ -200,11 +175,7 @@ fn stats(outcome: &Outcome) -> String {
     if usage.cached_tokens > 0 {
         parts.push(format!("{} of {} prompt tokens cached", usage.cached_tokens, usage.prompt_tokens));
     }
-    parts.push(format!(
-        "{} on {}",
-        if outcome.model.is_empty() { "no model" } else { &outcome.model },
-        outcome.place
-    ));
+    parts.push(format!("{} on {}", if outcome.model.is_empty() { "no model" } else { &outcome.model }, outcome.place));
     parts.push(match outcome.reason.as_str() {
         "stop" => "ended".to_owned(),
         "length" => "cut at the most tokens".to_owned(),

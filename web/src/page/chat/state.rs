@@ -81,9 +81,7 @@ impl Chats {
         }
         let last = local::get(local::lasting().as_ref(), CURRENT);
         let last = self.kept.get_untracked().into_iter().find(|talk| Some(id(talk)) == last);
-        if let Some(talk) =
-            last.filter(|_| self.current.get_untracked().with_untracked(|c| c.nodes.is_empty()))
-        {
+        if let Some(talk) = last.filter(|_| self.current.get_untracked().with_untracked(|c| c.nodes.is_empty())) {
             self.current.set(talk);
         }
         Ok(())
@@ -223,8 +221,12 @@ impl Chats {
     /// Results of the calls at the end, each with its call's id; the model goes on with them.
     pub(super) fn give_results(self, talk: &Talk, results: Vec<(String, String)>) {
         for (call, content) in results {
-            let message =
-                Message { role: "tool".to_owned(), content, tool_call_id: Some(call), ..Message::default() };
+            let message = Message {
+                role: "tool".to_owned(),
+                content,
+                tool_call_id: Some(call),
+                ..Message::default()
+            };
             talk.update(|talk| {
                 let last = talk.path().pop();
                 talk.add(last, message);
