@@ -11,11 +11,12 @@ use sha2::{Digest as _, Sha256};
 const MOST_BYTES: u64 = 8_000_000_000;
 
 /// The files that make up a model that lies beside the catalogue.
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "model.safetensors.index.json",
     "model-00001-of-00001.safetensors",
 ];
 

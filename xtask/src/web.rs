@@ -23,7 +23,7 @@ pub(crate) fn build() -> Result<()> {
     let web = root()?.join("web");
     let dist = web.join("dist");
     let mut cargo =
-        wasm::cargo(&["build", "--package", "tread-web", "--bins", "--profile", "web"], &["-Dwarnings"])?;
+        wasm::cargo(&["build", "--package", "tread-web", "--bins", "--profile", "web"], &["-Dwarnings", "-Ctarget-feature=+simd128"])?;
     run(&mut cargo)?;
     // What is written anew is compiled into `tread` anew.
     let inputs = inputs()?;

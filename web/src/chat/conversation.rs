@@ -70,10 +70,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Tokens a second after the first.
+    /// Tokens a second after the first; none where they came too fast for the clock.
     pub fn tokens_per_s(&self) -> Option<f64> {
         let tokens = self.usage.completion_tokens.checked_sub(1).filter(|&tokens| tokens > 0)?;
-        let ms = self.total_ms.checked_sub(self.first_ms).filter(|&ms| ms > 0)?;
+        let ms = self.total_ms.checked_sub(self.first_ms).filter(|&ms| ms >= 20)?;
         Some(tokens as f64 * 1000.0 / ms as f64)
     }
 

@@ -193,12 +193,10 @@ impl Builder {
 
     /// Text that follows text belongs to it.
     fn text(&mut self, text: &str) {
-        match self.open.last_mut() {
-            Some((_, nodes)) => match nodes.last_mut() {
-                Some(Node::Text(before)) => before.push_str(text),
-                _ => nodes.push(Node::Text(text.to_owned())),
-            },
-            None => {}
+        let Some((_, nodes)) = self.open.last_mut() else { return };
+        match nodes.last_mut() {
+            Some(Node::Text(before)) => before.push_str(text),
+            _ => nodes.push(Node::Text(text.to_owned())),
         }
     }
 

@@ -104,7 +104,7 @@ impl Settings {
 /// A number as a person wrote it, between two others. Nothing written is none.
 pub fn number<T>(text: &str, least: T, most: T) -> Result<Option<T>, String>
 where
-    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+    T: Copy + std::str::FromStr + PartialOrd + std::fmt::Display,
 {
     match text.trim() {
         "" => Ok(None),

@@ -1,6 +1,6 @@
 //! The worker: owns the device and the engine, keeps models, answers the page.
 //!
-//! One task, the [`worker`], owns the engine and steps it while there is work; it hears the page between any two steps. What
+//! One task, the `worker`, owns the engine and steps it while there is work; it hears the page between any two steps. What
 //! takes longer (looking at a model, loading one, opening a lost device again) are tasks of their own that report back to
 //! it. Dropping such a task ends it, wherever it is.
 

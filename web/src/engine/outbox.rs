@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use web_sys::DedicatedWorkerGlobalScope;
 use web_time::Instant;
 
 use super::js::scope;
@@ -13,17 +14,22 @@ use crate::protocol::{FromEngine, Stage};
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
 /// The page, as the worker sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Outbox {
+    scope: DedicatedWorkerGlobalScope,
     last: Rc<Cell<Option<(Stage, Instant)>>>,
 }
 
 impl Outbox {
+    pub(super) fn new() -> Self {
+        Self { scope: scope(), last: Rc::default() }
+    }
+
     /// Sends a message.
     pub(super) fn send(&self, message: &FromEngine) {
         if let Ok(json) = serde_json::to_string(message) {
             // A page that is gone takes its worker with it.
-            let _ = scope().post_message(&json.into());
+            let _ = self.scope.post_message(&json.into());
         }
     }
 

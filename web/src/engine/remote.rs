@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
-use web_sys::{AbortController, ReadableStreamDefaultReader, RequestInit, Response};
+use web_sys::{AbortController, ReadableStreamDefaultReader, RequestCache, RequestInit, Response};
 
 use super::failure::{Failed, failed, other};
 use super::js::{scope, sleep, text, wait};
@@ -42,6 +42,8 @@ impl Remote {
         // Also for the whole: what is ranged is not compressed, so that lengths are those of the file.
         headers.set("Range", &format!("bytes={start}-")).map_err(|error| broken(&error))?;
         init.set_headers(&headers);
+        // What is kept is kept once.
+        init.set_cache(RequestCache::NoStore);
         let response = scope().fetch_with_str_and_init(url, &init);
         let response: Response = patient(wait(response), url).await?.map_err(|error| broken(&error))?;
         let header = |name: &str| response.headers().get(name).ok().flatten();

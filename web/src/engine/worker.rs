@@ -76,7 +76,7 @@ impl Worker {
         Ok(Self {
             commands,
             inbox,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(),
             turns: Turns::new()?,
             devices: Devices::default(),
             running: None,

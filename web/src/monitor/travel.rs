@@ -1,29 +1,9 @@
 //! How a micro-batch moves through the picture of the pipeline.
 
-use serde::Deserialize;
 use tread_core::graph::Side;
 use tread_core::monitor::StepEvent;
 
 use super::steps::{Lane, lane_us};
-
-/// Devices that run one side of a model's layers, or both.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Pool {
-    /// For people.
-    pub name: String,
-    /// What computes.
-    #[serde(default)]
-    pub device: String,
-    /// What it computes.
-    pub sides: Vec<Side>,
-}
-
-impl Pool {
-    /// One device that does everything.
-    pub fn single(device: String) -> Self {
-        Self { name: "one pool".to_owned(), device, sides: vec![Side::Attention, Side::Ffn] }
-    }
-}
 
 /// A place where a micro-batch stays for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

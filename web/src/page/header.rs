@@ -62,7 +62,9 @@ fn PlaceSwitch(app: App) -> impl IntoView {
             return choose(Place::Server);
         }
         app.server.connect(move || match app.server.reach.get_untracked() {
-            Reach::Absent => notices.wrong("No server answers behind this page. Start it with `tread serve`."),
+            Reach::Absent => {
+                notices.wrong("No server answers behind this page. Start it with `tread serve`.")
+            }
             _ => choose(Place::Server),
         });
     };
@@ -94,7 +96,8 @@ fn PlaceSwitch(app: App) -> impl IntoView {
 
 #[component]
 fn ThemeToggle() -> impl IntoView {
-    let system = || window().match_media("(prefers-color-scheme: dark)").ok().flatten().is_some_and(|q| q.matches());
+    let system =
+        || window().match_media("(prefers-color-scheme: dark)").ok().flatten().is_some_and(|q| q.matches());
     let kept = local::get(local::lasting().as_ref(), THEME);
     let dark = RwSignal::new(kept.map_or_else(system, |theme| theme == "dark"));
     let toggle = move |_| {

@@ -10,8 +10,7 @@ pub mod path {
     pub const MODELS: &str = "M12 3l9 5-9 5-9-5zM3 12l9 5 9-5M3 16l9 5 9-5";
     pub const DEVICE: &str = "M7 7h10v10H7zM10 3v4M14 3v4M10 17v4M14 17v4M3 10h4M3 14h4M17 10h4M17 14h4";
     pub const BENCH: &str = "M4 18a9 9 0 1 1 16 0M12 14l4-5";
-    pub const SUN: &str =
-        "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8M12 2v2M12 20v2M4.9 4.9l1.4 1.4M17.7 17.7l1.4 1.4M2 12h2M20 12h2M4.9 19.1l1.4-1.4M17.7 6.3l1.4-1.4";
+    pub const SUN: &str = "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8M12 2v2M12 20v2M4.9 4.9l1.4 1.4M17.7 17.7l1.4 1.4M2 12h2M20 12h2M4.9 19.1l1.4-1.4M17.7 6.3l1.4-1.4";
     pub const MOON: &str = "M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.500 10.500z";
     pub const SEND: &str = "M12 19V5M6 11l6-6 6 6";
     pub const STOP: &str = "M7 7h10v10H7z";
@@ -24,7 +23,8 @@ pub mod path {
     pub const LEFT: &str = "M14 6l-6 6 6 6";
     pub const RIGHT: &str = "M10 6l6 6-6 6";
     pub const DOWN: &str = "M12 5v14M6 13l6 6 6-6";
-    pub const SETTINGS: &str = "M4 7h9M17 7h3M13 7a2 2 0 1 0 4 0 2 2 0 0 0-4 0M4 17h3M11 17h9M7 17a2 2 0 1 0 4 0 2 2 0 0 0-4 0";
+    pub const SETTINGS: &str =
+        "M4 7h9M17 7h3M13 7a2 2 0 1 0 4 0 2 2 0 0 0-4 0M4 17h3M11 17h9M7 17a2 2 0 1 0 4 0 2 2 0 0 0-4 0";
     pub const DOWNLOAD: &str = "M12 4v11M7 11l5 5 5-5M4 20h16";
     pub const UPLOAD: &str = "M12 16V5M7 9l5-5 5 5M4 20h16";
     pub const CLOSE: &str = "M6 6l12 12M18 6L6 18";

@@ -1,5 +1,7 @@
 //! News that do not belong to one place of the page.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use leptos::prelude::*;
@@ -21,7 +23,17 @@ struct Notice {
     number: u64,
     wrong: bool,
     text: String,
-    action: Option<(&'static str, Callback<()>)>,
+    action: Option<(&'static str, Act)>,
+}
+
+/// Not a `Callback`, which ends with the view that made it: a notice outlives what it tells about.
+#[derive(Clone)]
+struct Act(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Act")
+    }
 }
 
 impl Notices {
@@ -37,7 +49,7 @@ impl Notices {
 
     /// Something was done, and this undoes it.
     pub fn undo(self, text: impl Into<String>, undo: impl Fn() + Send + Sync + 'static) {
-        self.add(false, text.into(), Some(("Undo", Callback::new(move |()| undo()))));
+        self.add(false, text.into(), Some(("Undo", Act(Arc::new(undo)))));
     }
 
     /// Something was done.
@@ -45,7 +57,7 @@ impl Notices {
         self.add(false, text.into(), None);
     }
 
-    fn add(self, wrong: bool, text: String, action: Option<(&'static str, Callback<()>)>) {
+    fn add(self, wrong: bool, text: String, action: Option<(&'static str, Act)>) {
         let number = self.next.get_value();
         self.next.set_value(number + 1);
         self.all.update(|all| {
@@ -78,7 +90,7 @@ pub fn NoticeBoard(
         let number = notice.number;
         let action = notice.action.map(|(label, act)| {
             let press = move |_| {
-                act.run(());
+                (act.0)();
                 notices.close(number);
             };
             view! { <button type="button" on:click=press>{label}</button> }

@@ -84,14 +84,20 @@ impl Server {
             return Reach::Locked;
         }
         let models = serde_json::from_str::<Models>(&text(&response).await).ok();
-        let Some(model) = models.and_then(|models| models.data.into_iter().next()) else { return Reach::Absent };
+        let Some(model) = models.and_then(|models| models.data.into_iter().next()) else {
+            return Reach::Absent;
+        };
         self.model.set(Some(model.id));
         self.context.set(model.max_model_len);
         Reach::Ready
     }
 
     /// Asks for an answer; `listen` hears its events. Aborting what is returned ends them.
-    pub fn chat(self, request: &ChatRequest, listen: impl Fn(ChatEvent) + 'static) -> Option<AbortController> {
+    pub fn chat(
+        self,
+        request: &ChatRequest,
+        listen: impl Fn(ChatEvent) + 'static,
+    ) -> Option<AbortController> {
         let abort = AbortController::new().ok();
         let options = RequestInit::new();
         options.set_method("POST");
@@ -133,7 +139,8 @@ impl Server {
     /// Why the server refuses, and what to do.
     async fn refusal(self, response: &Response) -> String {
         let said = error_message(&text(response).await);
-        let said = said.unwrap_or_else(|| format!("The server answered with the status {}.", response.status()));
+        let said =
+            said.unwrap_or_else(|| format!("The server answered with the status {}.", response.status()));
         match response.status() {
             401 => {
                 self.reach.set(Reach::Locked);
@@ -202,7 +209,8 @@ mod tests {
     fn a_request_is_what_openai_reads() {
         let message = Message { role: "user".to_owned(), content: "Hi".to_owned(), ..Message::default() };
         let sampling = Sampling { seed: Some(1), ..Sampling::default() };
-        let request = ChatRequest { messages: vec![message], sampling, continues: true, ..ChatRequest::default() };
+        let request =
+            ChatRequest { messages: vec![message], sampling, continues: true, ..ChatRequest::default() };
         let expected = json!({
             "seed": 1, "messages": [{"role": "user", "content": "Hi"}], "stream": true,
             "stream_options": {"include_usage": true}, "continue_final_message": true,

@@ -1,6 +1,8 @@
 //! Where the user writes.
 
 use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
 
 use super::super::icons::{Icon, path};
 use super::super::local;
@@ -25,12 +27,20 @@ pub(super) fn Composer(
     Effect::new(move |_| text.set(local::get(local::lasting().as_ref(), &key.get()).unwrap_or_default()));
     Effect::new(move |_| {
         chats.focus.track();
-        if let Some(field) = field.get() {
-            _ = field.focus();
-        }
+        let Some(field) = field.get() else { return };
+        // On a touch screen the focus would bring up the keyboard.
+        let touch =
+            window().match_media("(pointer: coarse)").ok().flatten().is_some_and(|query| query.matches());
+        let log = document().query_selector(".log").ok().flatten().filter(|_| touch);
+        let target = log.and_then(|log| log.dyn_into::<HtmlElement>().ok());
+        _ = target.unwrap_or_else(|| field.into()).focus();
     });
     let keep = move |value: String| {
-        local::set(local::lasting().as_ref(), &key.get_untracked(), Some(&*value).filter(|value| !value.is_empty()));
+        local::set(
+            local::lasting().as_ref(),
+            &key.get_untracked(),
+            Some(&*value).filter(|value| !value.is_empty()),
+        );
         text.set(value);
     };
     let busy = Memo::new(move |_| chats.busy());
@@ -41,6 +51,7 @@ pub(super) fn Composer(
             let content = text.get_untracked();
             keep(String::new());
             chats.say(content);
+            chats.write();
         }
     };
     let press = move |event: leptos::ev::KeyboardEvent| {

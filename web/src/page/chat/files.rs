@@ -8,8 +8,8 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Blob, BlobPropertyBag, File, HtmlAnchorElement, Url};
 
-use super::state::{Chats, Talk, reason};
 use super::super::notice::Notices;
+use super::state::{Chats, Talk, reason};
 use crate::chat::transfer;
 
 /// Copies a text; `copied` is true for a moment.
@@ -17,13 +17,16 @@ pub(super) fn copy(text: String, copied: RwSignal<bool>) {
     let notices = use_context::<Notices>();
     let navigator = window().navigator();
     // Browsers have no clipboard for pages that did not come over HTTPS.
-    let there = js_sys::Reflect::get(&navigator, &"clipboard".into()).is_ok_and(|clipboard| !clipboard.is_undefined());
+    let there = js_sys::Reflect::get(&navigator, &"clipboard".into())
+        .is_ok_and(|clipboard| !clipboard.is_undefined());
     spawn_local(async move {
         if there && JsFuture::from(navigator.clipboard().write_text(&text)).await.is_ok() {
             copied.set(true);
             set_timeout(move || _ = copied.try_set(false), Duration::from_secs(2));
         } else if let Some(notices) = notices {
-            notices.wrong("The browser does not let the page copy. Select the text, and copy it with the keyboard.");
+            notices.wrong(
+                "The browser does not let the page copy. Select the text, and copy it with the keyboard.",
+            );
         }
     });
 }
@@ -40,7 +43,8 @@ pub(super) fn export(chats: Chats, talks: &[Talk]) {
 
 /// Saves what is shown of a conversation as Markdown.
 pub(super) fn export_markdown(chats: Chats, talk: &Talk) {
-    let (name, text) = talk.with_untracked(|talk| (transfer::file_name(&talk.title, "md"), transfer::to_markdown(talk)));
+    let (name, text) =
+        talk.with_untracked(|talk| (transfer::file_name(&talk.title, "md"), transfer::to_markdown(talk)));
     save(chats, &name, "text/markdown", &text);
 }
 

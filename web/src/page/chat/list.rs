@@ -25,7 +25,11 @@ pub(super) fn List(
         found
     });
     let empty = move || {
-        let text = if search.get().is_empty() { "Conversations are kept in this browser." } else { "Nothing found." };
+        let text = if search.get().is_empty() {
+            "Conversations are kept in this browser."
+        } else {
+            "Nothing found."
+        };
         found.with(Vec::is_empty).then(|| view! { <p class="hint">{text}</p> })
     };
     view! {
@@ -92,19 +96,22 @@ fn Item(chats: Chats, talk: Talk, open: RwSignal<bool>) -> impl IntoView {
     let rename = move |name: String| {
         if renaming.get_untracked() {
             renaming.set(false);
+            chats.write();
             if !name.trim().is_empty() {
                 chats.change(&talk.get_value(), |talk| name.trim().clone_into(&mut talk.title));
             }
         }
     };
-    let shown = move || view! {
-        <button type="button" class="pick" dir="auto" data-testid="conversation" aria-current=current on:click=pick>
-            {title}
-        </button>
-        <span class="item-tools">
-            <IconButton path=path::EDIT label="Rename" testid="rename" press=move || renaming.set(true)/>
-            <IconButton path=path::DELETE label="Delete" testid="delete" press=move || chats.delete(&talk.get_value())/>
-        </span>
+    let shown = move || {
+        view! {
+            <button type="button" class="pick" dir="auto" data-testid="conversation" aria-current=current on:click=pick>
+                {title}
+            </button>
+            <span class="item-tools">
+                <IconButton path=path::EDIT label="Rename" testid="rename" press=move || renaming.set(true)/>
+                <IconButton path=path::DELETE label="Delete" testid="delete" press=move || chats.delete(&talk.get_value())/>
+            </span>
+        }
     };
     view! {
         <li class:current=move || current().is_some()>

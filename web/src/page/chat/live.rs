@@ -47,6 +47,31 @@ enum Abort {
     Tab(u64),
 }
 
+impl Live {
+    /// Shows what has come, with the next frame.
+    fn show(&self) {
+        if self.run.scheduled.replace(true) {
+            return;
+        }
+        let live = self.clone();
+        request_animation_frame(move || {
+            live.run.scheduled.set(false);
+            live.draft.set(live.run.node.borrow().clone());
+        });
+    }
+
+    /// Puts what has come into the conversation.
+    fn commit(&self) {
+        let node = self.run.node.borrow().clone();
+        self.talk.update(|talk| {
+            if let Some(place) = talk.nodes.get_mut(self.node) {
+                // The user may have chosen another branch meanwhile.
+                *place = Node { selected: place.selected, ..node };
+            }
+        });
+    }
+}
+
 impl Chats {
     /// The draft of an answer in the making.
     pub(super) fn draft(self, talk: &Talk, node: usize) -> Option<ArcRwSignal<Node>> {
@@ -122,34 +147,12 @@ impl Chats {
             }
         }
         run.first.set(run.first.get().or_else(|| Some(now())));
-        self.show(live);
+        live.show();
         if now() - run.saved.get() > SAVE_EVERY {
             run.saved.set(now());
-            self.commit(live);
+            live.commit();
             self.save(&live.talk);
         }
-    }
-
-    /// Shows what has come, with the next frame.
-    fn show(self, live: &Live) {
-        if live.run.scheduled.replace(true) {
-            return;
-        }
-        let live = live.clone();
-        request_animation_frame(move || {
-            live.run.scheduled.set(false);
-            live.draft.set(live.run.node.borrow().clone());
-        });
-    }
-
-    fn commit(self, live: &Live) {
-        let node = live.run.node.borrow().clone();
-        live.talk.update(|talk| {
-            if let Some(place) = talk.nodes.get_mut(live.node) {
-                // The user may have chosen another branch meanwhile.
-                *place = Node { selected: place.selected, ..node };
-            }
-        });
     }
 
     fn end(self, live: &Live, reason: &str, error: Option<String>, usage: Usage) {
@@ -178,7 +181,7 @@ impl Chats {
                 _ => format!("The answer is complete: {}", clip(&node.message.content, 2000)),
             }
         };
-        self.commit(live);
+        live.commit();
         self.live.update(|all| all.retain(|other| !Rc::ptr_eq(&other.run, run)));
         self.touch(&live.talk);
         self.announced.set(spoken);
@@ -188,7 +191,13 @@ impl Chats {
 /// Most calls of one answer that are listened to.
 const MOST_CALLS: usize = 128;
 
-fn add_call(calls: &mut Vec<ToolCall>, index: usize, id: Option<String>, name: Option<String>, arguments: &str) {
+fn add_call(
+    calls: &mut Vec<ToolCall>,
+    index: usize,
+    id: Option<String>,
+    name: Option<String>,
+    arguments: &str,
+) {
     if index >= MOST_CALLS {
         return;
     }
@@ -213,7 +222,8 @@ mod tests {
         add_call(&mut calls, 1, Some("b".to_owned()), Some("g".to_owned()), "");
         add_call(&mut calls, 0, None, None, "}");
         add_call(&mut calls, usize::MAX, None, None, "x");
-        let said: Vec<_> = calls.iter().map(|call| (&*call.id, &*call.function.name, &*call.function.arguments)).collect();
+        let said: Vec<_> =
+            calls.iter().map(|call| (&*call.id, &*call.function.name, &*call.function.arguments)).collect();
         assert_eq!(said, [("a", "f", "{}"), ("b", "g", "")]);
         assert_eq!(calls[0].kind, "function");
     }

@@ -85,7 +85,8 @@ fn group(tag: &Tag, nodes: &[Node]) -> AnyView {
 
 fn link(url: &str, inner: Vec<AnyView>) -> AnyView {
     let url = url.to_owned();
-    view! { <a href=url.clone() title=url target="_blank" rel="noopener noreferrer nofollow">{inner}</a> }.into_any()
+    view! { <a href=url.clone() title=url target="_blank" rel="noopener noreferrer nofollow">{inner}</a> }
+        .into_any()
 }
 
 fn table(rows: &[Node]) -> AnyView {

@@ -1,6 +1,8 @@
 //! A message.
 
 use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
 
 use super::super::icons::{Icon, IconButton, path};
 use super::files::copy;
@@ -36,7 +38,8 @@ pub(super) fn MessageView(
     let talk = StoredValue::new(talk);
     let body = {
         let role = role.clone();
-        move || match (editing.get(), role.as_str()) {
+        move || {
+            match (editing.get(), role.as_str()) {
             (true, _) => view! { <Editor chats talk=talk.get_value() node editing/> }.into_any(),
             (false, "assistant") => view! { <AnswerView shown live/> }.into_any(),
             (false, _) => {
@@ -44,16 +47,19 @@ pub(super) fn MessageView(
                     .into_any()
             }
         }
+        }
     };
     let end = (role == "assistant").then(|| view! { <End chats talk=talk.get_value() node shown live/> });
     let foot = {
         let role = role.clone();
-        move || (!editing.get() && !live.get()).then(|| {
-            view! { <Foot chats talk=talk.get_value() node shown editing role=role.clone()/> }
-        })
+        move || {
+            (!editing.get() && !live.get()).then(|| {
+                view! { <Foot chats talk=talk.get_value() node shown editing role=role.clone()/> }
+            })
+        }
     };
     view! {
-        <article class="message" data-testid="message" data-role=role data-live=move || live.get().then_some("true")>
+        <article class="message" data-testid="message" data-role=role data-node=node.to_string() data-live=move || live.get().then_some("true")>
             <h2 class=if name == "Result of a tool" { "result-name" } else { "unseen" }>{name}</h2>
             {body}{end}{foot}
         </article>
@@ -68,7 +74,8 @@ fn AnswerView(shown: Memo<Node>, live: Signal<bool>) -> impl IntoView {
     let thinks = Memo::new(move |_| !reasoning.with(String::is_empty));
     let opened = Memo::new(move |_| live.get() && text.with(String::is_empty));
     let label = move || if opened.get() { "Reasoning\u{2026}" } else { "Reasoning" };
-    let waits = move || live.get() && text.with(String::is_empty) && !thinks.get() && calls.with(Vec::is_empty);
+    let waits =
+        move || live.get() && text.with(String::is_empty) && !thinks.get() && calls.with(Vec::is_empty);
     view! {
         {move || thinks.get().then(|| view! {
             <details class="reasoning" data-testid="reasoning" prop:open=move || opened.get()>
@@ -87,22 +94,34 @@ fn End(chats: Chats, talk: Talk, node: usize, shown: Memo<Node>, live: Signal<bo
     let outcome = Memo::new(move |_| shown.with(|node| node.outcome.clone()).filter(|_| !live.get()));
     let talk = StoredValue::new(talk);
     let last = Memo::new(move |_| talk.get_value().with(|talk| talk.path().last() == Some(&node)));
-    let failed = move || outcome.get().and_then(|outcome| outcome.error).map(|error| {
-        view! { <p class="failed" role="alert" dir="auto" data-testid="failed">{error}</p> }
-    });
-    let cut = move || {
-        let cut = outcome.with(|o| o.as_ref().is_some_and(|o| matches!(o.reason.as_str(), "length" | "stopped" | "failed")));
-        let goes_on = cut && last.get() && shown.with(|node| !node.message.content.is_empty() && node.message.tool_calls.is_empty());
-        goes_on.then(|| view! {
-            <button type="button" class="go-on" data-testid="continue"
-                on:click=move |_| chats.answer(&talk.get_value(), node)>
-                "Continue the answer"
-            </button>
+    let failed = move || {
+        outcome.get().and_then(|outcome| outcome.error).map(|error| {
+            view! { <p class="failed" role="alert" dir="auto" data-testid="failed">{error}</p> }
         })
     };
-    let results = move || (last.get() && !live.get()).then(|| {
-        talk.get_value().with(|talk| talk.open_calls()).map(|(_, calls)| view! { <Results chats talk=talk.get_value() calls/> })
-    });
+    let cut = move || {
+        let cut = outcome.with(|o| {
+            o.as_ref().is_none_or(|o| matches!(o.reason.as_str(), "length" | "stopped" | "failed"))
+        });
+        let goes_on = cut
+            && last.get()
+            && shown.with(|node| !node.message.content.is_empty() && node.message.tool_calls.is_empty());
+        goes_on.then(|| {
+            view! {
+                <button type="button" class="go-on" data-testid="continue"
+                    on:click=move |_| { chats.answer(&talk.get_value(), node); chats.write() }>
+                    "Continue the answer"
+                </button>
+            }
+        })
+    };
+    let results = move || {
+        (last.get() && !live.get()).then(|| {
+            talk.get_value()
+                .with(|talk| talk.open_calls())
+                .map(|(_, calls)| view! { <Results chats talk=talk.get_value() calls/> })
+        })
+    };
     view! { {failed}{cut}{results} }
 }
 
@@ -118,13 +137,21 @@ fn Foot(
 ) -> impl IntoView {
     let copied = RwSignal::new(false);
     let talk = StoredValue::new(talk);
-    let again = (role == "assistant").then(|| view! {
-        <IconButton path=path::AGAIN label="Answer again" testid="regenerate"
-            press=move || { chats.stop(&talk.get_value()); chats.regenerate(&talk.get_value(), node) }/>
+    let again = (role == "assistant").then(|| {
+        view! {
+            <IconButton path=path::AGAIN label="Answer again" testid="regenerate"
+                press=move || {
+                    chats.stop(&talk.get_value());
+                    chats.regenerate(&talk.get_value(), node);
+                    chats.write();
+                }/>
+        }
     });
-    let stats = move || shown.with(|node| node.outcome.as_ref().map(stats)).map(|stats| {
-        view! { <p class="stats" data-testid="stats">{stats}</p> }
-    });
+    let stats = move || {
+        shown.with(|node| node.outcome.as_ref().map(stats)).map(|stats| {
+            view! { <p class="stats" data-testid="stats">{stats}</p> }
+        })
+    };
     view! {
         <div class="foot">
             <Branches chats talk=talk.get_value() node/>
@@ -150,17 +177,30 @@ fn Branches(chats: Chats, talk: Talk, node: usize) -> impl IntoView {
     let go = move |to: Option<usize>| {
         if let Some(to) = to.and_then(|to| siblings.with_untracked(|all| all.get(to).copied())) {
             chats.change(&talk.get_value(), |talk| talk.select(to));
+            request_animation_frame(move || focus_branches(to));
         }
     };
-    move || (siblings.with(Vec::len) > 1).then(|| view! {
-        <span class="branches" role="group" aria-label="Versions" data-testid="branches">
-            <IconButton path=path::LEFT label="Version before" testid="branch-before"
-                press=move || go(untrack(place).checked_sub(1))/>
-            <span>{move || format!("{}/{}", place() + 1, siblings.with(Vec::len))}</span>
-            <IconButton path=path::RIGHT label="Version after" testid="branch-after"
-                press=move || go(Some(untrack(place) + 1))/>
-        </span>
-    })
+    move || {
+        (siblings.with(Vec::len) > 1).then(|| {
+            view! {
+                <span class="branches" role="group" aria-label="Versions" data-testid="branches">
+                    <IconButton path=path::LEFT label="Version before" testid="branch-before"
+                        press=move || go(untrack(place).checked_sub(1))/>
+                    <span>{move || format!("{}/{}", place() + 1, siblings.with(Vec::len))}</span>
+                    <IconButton path=path::RIGHT label="Version after" testid="branch-after"
+                        press=move || go(Some(untrack(place) + 1))/>
+                </span>
+            }
+        })
+    }
+}
+
+/// Another message stands there now; the focus stays on its arrows.
+fn focus_branches(node: usize) {
+    let arrow = document().query_selector(&format!("[data-node='{node}'] .branches button")).ok().flatten();
+    if let Some(arrow) = arrow.and_then(|arrow| arrow.dyn_into::<HtmlElement>().ok()) {
+        _ = arrow.focus();
+    }
 }
 
 /// What an answer took, in a line.
@@ -175,7 +215,11 @@ fn stats(outcome: &Outcome) -> String {
     if usage.cached_tokens > 0 {
         parts.push(format!("{} of {} prompt tokens cached", usage.cached_tokens, usage.prompt_tokens));
     }
-    parts.push(format!("{} on {}", if outcome.model.is_empty() { "no model" } else { &outcome.model }, outcome.place));
+    parts.push(format!(
+        "{} on {}",
+        if outcome.model.is_empty() { "no model" } else { &outcome.model },
+        outcome.place
+    ));
     parts.push(match outcome.reason.as_str() {
         "stop" => "ended".to_owned(),
         "length" => "cut at the most tokens".to_owned(),

@@ -1,5 +1,7 @@
 //! The view `chat`.
 
+#![allow(unreachable_pub, reason = "what Leptos makes of a component's parameters is public")]
+
 mod composer;
 mod dialog;
 mod files;
@@ -56,7 +58,12 @@ pub fn Chat() -> impl IntoView {
 }
 
 #[component]
-fn Bar(chats: Chats, list: RwSignal<bool>, settings: RwSignal<bool>, shortcuts: RwSignal<bool>) -> impl IntoView {
+fn Bar(
+    chats: Chats,
+    list: RwSignal<bool>,
+    settings: RwSignal<bool>,
+    shortcuts: RwSignal<bool>,
+) -> impl IntoView {
     let title = move || {
         let title = chats.current.get().with(|talk| talk.title.clone());
         if title.is_empty() { "New chat".to_owned() } else { title }
@@ -107,7 +114,9 @@ fn press(chats: Chats, shortcuts: RwSignal<bool>, event: &leptos::ev::KeyboardEv
 
 /// Whether the key goes to something that is written in.
 fn writes(event: &leptos::ev::KeyboardEvent) -> bool {
-    let Some(target) = event.target().and_then(|target| target.dyn_into::<Element>().ok()) else { return false };
+    let Some(target) = event.target().and_then(|target| target.dyn_into::<Element>().ok()) else {
+        return false;
+    };
     matches!(target.tag_name().as_str(), "INPUT" | "TEXTAREA" | "SELECT")
         || target.dyn_into::<HtmlElement>().is_ok_and(|element| element.is_content_editable())
 }

@@ -21,7 +21,8 @@ pub(super) fn PlaceCards(
 }
 
 fn server(app: App) -> impl IntoView {
-    move || match app.server.reach.get() {
+    move || {
+        match app.server.reach.get() {
         Reach::Absent => Some(view! {
             <div class="card" data-testid="no-server">
                 <h2>"No server answers"</h2>
@@ -33,6 +34,7 @@ fn server(app: App) -> impl IntoView {
         Reach::Locked => Some(view! { <Key app/> }.into_any()),
         Reach::Unknown | Reach::Ready => None,
     }
+    }
 }
 
 #[component]
@@ -42,7 +44,8 @@ fn Key(app: App) -> impl IntoView {
         event.prevent_default();
         app.server.unlock(key.get_untracked().trim());
     };
-    let wrong = move || app.server.key.get().is_some().then_some("The server does not take the key it was given.");
+    let wrong =
+        move || app.server.key.get().is_some().then_some("The server does not take the key it was given.");
     view! {
         <form class="card" data-testid="key-form" on:submit=send>
             <h2>"The server asks for a key"</h2>
@@ -54,13 +57,18 @@ fn Key(app: App) -> impl IntoView {
 }
 
 fn tab(app: App) -> impl IntoView {
-    let lost = move || app.tab.lost.get().map(|_| view! {
-        <div class="card warns" role="status" data-testid="lost">
-            <h2>"The GPU was lost and is being reopened"</h2>
-            <p>"Your conversation is kept, and answers go on by themselves."</p>
-        </div>
-    });
-    let failure = move || app.tab.failure.get().filter(|failure| failure.kind != FailureKind::Cancelled).map(|failure| {
+    let lost = move || {
+        app.tab.lost.get().map(|_| {
+            view! {
+                <div class="card warns" role="status" data-testid="lost">
+                    <h2>"The GPU was lost and is being reopened"</h2>
+                    <p>"Your conversation is kept, and answers go on by themselves."</p>
+                </div>
+            }
+        })
+    };
+    let failure = move || {
+        app.tab.failure.get().filter(|failure| failure.kind != FailureKind::Cancelled).map(|failure| {
         let memory = failure.kind == FailureKind::Memory;
         view! {
             <div class="card warns" role="alert" data-testid="tab-failure">
@@ -69,31 +77,38 @@ fn tab(app: App) -> impl IntoView {
                 <a class="button" href="#/models">{if memory { "Choose a smaller model" } else { "To the models" }}</a>
             </div>
         }
-    });
-    let loading = move || app.tab.progress.get().map(|progress| {
-        let what = match progress.stage {
-            Stage::Download => "Downloading the model",
-            Stage::Check => "Checking the model",
-            Stage::Upload => "Putting the model on the GPU",
-        };
-        let percent = (progress.done.min(progress.total) * 100).checked_div(progress.total).unwrap_or(0);
-        view! {
-            <div class="card" data-testid="tab-progress">
-                <p>{what}" \u{b7} "{percent}" %"</p>
-                <progress aria-label=what max="100" value=percent.to_string()></progress>
-            </div>
-        }
-    });
+    })
+    };
+    let loading = move || {
+        app.tab.progress.get().map(|progress| {
+            let what = match progress.stage {
+                Stage::Download => "Downloading the model",
+                Stage::Check => "Checking the model",
+                Stage::Upload => "Putting the model on the GPU",
+            };
+            let percent = (progress.done.min(progress.total) * 100).checked_div(progress.total).unwrap_or(0);
+            view! {
+                <div class="card" data-testid="tab-progress">
+                    <p>{what}" \u{b7} "{percent}" %"</p>
+                    <progress aria-label=what max="100" value=percent.to_string()></progress>
+                </div>
+            }
+        })
+    };
     let idle = Memo::new(move |_| {
-        app.tab.loaded.with(Option::is_none) && app.tab.progress.with(Option::is_none) && app.tab.failure.with(Option::is_none)
+        app.tab.loaded.with(Option::is_none)
+            && app.tab.progress.with(Option::is_none)
+            && app.tab.failure.with(Option::is_none)
     });
-    let choose = move || idle.get().then(|| view! {
+    let choose = move || {
+        idle.get().then(|| view! {
         <div class="card" data-testid="no-model">
             <h2>"No model is loaded in this browser"</h2>
             <p>"Choose one; it is downloaded once, runs on your GPU, and nothing you write leaves this computer."</p>
             <a class="button primary" href="#/models">"Choose a model"</a>
         </div>
-    });
+    })
+    };
     view! { {lost}{failure}{loading}{choose} }
 }
 

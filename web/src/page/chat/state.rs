@@ -75,13 +75,15 @@ impl Chats {
         self.kept.update(|kept| kept.extend(found));
         // What was said before the browser had answered.
         for talk in self.kept.get_untracked() {
-            if self.is_current(&talk) && talk.with_untracked(|talk| !talk.nodes.is_empty()) {
+            if self.current.get_untracked() == talk && talk.with_untracked(|talk| !talk.nodes.is_empty()) {
                 self.save(&talk);
             }
         }
         let last = local::get(local::lasting().as_ref(), CURRENT);
         let last = self.kept.get_untracked().into_iter().find(|talk| Some(id(talk)) == last);
-        if let Some(talk) = last.filter(|_| self.current.get_untracked().with_untracked(|c| c.nodes.is_empty())) {
+        if let Some(talk) =
+            last.filter(|_| self.current.get_untracked().with_untracked(|c| c.nodes.is_empty()))
+        {
             self.current.set(talk);
         }
         Ok(())
@@ -156,7 +158,9 @@ impl Chats {
         self.stop(talk);
         self.kept.update(|kept| kept.retain(|other| other != talk));
         if self.current.get_untracked() == *talk {
-            self.start();
+            self.start()
+        } else {
+            self.write()
         }
         let (store, key) = (self.store.get_value(), id(talk));
         spawn_local(async move {
@@ -221,18 +225,15 @@ impl Chats {
     /// Results of the calls at the end, each with its call's id; the model goes on with them.
     pub(super) fn give_results(self, talk: &Talk, results: Vec<(String, String)>) {
         for (call, content) in results {
-            let message = Message {
-                role: "tool".to_owned(),
-                content,
-                tool_call_id: Some(call),
-                ..Message::default()
-            };
+            let message =
+                Message { role: "tool".to_owned(), content, tool_call_id: Some(call), ..Message::default() };
             talk.update(|talk| {
                 let last = talk.path().pop();
                 talk.add(last, message);
             });
         }
         self.answer_last(talk);
+        self.write();
     }
 
     fn answer_last(self, talk: &Talk) {

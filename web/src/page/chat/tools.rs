@@ -14,7 +14,8 @@ pub(super) fn Calls(
     let count = Memo::new(move |_| calls.with(Vec::len));
     let call = move |index: usize| {
         let name = move || calls.with(|calls| calls.get(index).map(|call| call.function.name.clone()));
-        let arguments = move || calls.with(|calls| calls.get(index).map(|call| pretty(&call.function.arguments)));
+        let arguments =
+            move || calls.with(|calls| calls.get(index).map(|call| pretty(&call.function.arguments)));
         view! {
             <figure class="code call" dir="ltr" data-testid="tool-call">
                 <figcaption><span>"Calls "<code>{name}</code></span></figcaption>

@@ -1,9 +1,0 @@
-//! The view `models`.
-
-use leptos::prelude::*;
-
-/// The view.
-#[component]
-pub fn Models() -> impl IntoView {
-    view! { <h1>"Models"</h1> }
-}
