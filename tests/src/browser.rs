@@ -37,7 +37,7 @@ const FLAGS: [&str; 11] = [
     "--force-device-scale-factor=1",
 ];
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("threads"));
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("threads"));
 
 /// Waits for a future, so that tests read from top to bottom.
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
 
-use crate::browser::wait;
+use crate::browser::{RUNTIME, wait};
 
 /// Serves folders on a free port, until the process ends.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl Files {
         let router = Router::new().fallback(answer).with_state(Arc::clone(&state));
         let listener = wait(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("an address");
-        wait(async { tokio::spawn(async move { axum::serve(listener, router).await }) });
+        RUNTIME.spawn(async move { axum::serve(listener, router).await });
         Self { address, state }
     }
 

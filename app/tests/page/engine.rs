@@ -6,9 +6,8 @@ use serde_json::json;
 use tread_tests::files::{Fault, Files};
 use tread_tests::write::Gguf;
 
-use super::{Worker, dist, native, server};
+use super::{WEIGHTS, Worker, dist, native, server};
 
-const WEIGHTS: &str = "/models/nano/model-00001-of-00001.safetensors";
 const PROMPT: &str = "Who goes there?";
 
 #[test]
