@@ -34,7 +34,7 @@ pub(super) fn keep_asking(browser: &Browser, condition: &str) {
              if (!response.ok) throw new Error(await response.text());
              await response.text();
          }}
-         return {condition};",
+         return Boolean({condition});",
         number("monitor-generation-tokens"),
         number("monitor-running"),
     );
