@@ -5,18 +5,11 @@ use std::{env, fs};
 use serde_json::{Value, json};
 use tread_tests::browser::Browser;
 
-use super::server;
+use super::{import, monitor, server, show, tab};
 
 const VIEWS: [&str; 5] = ["", "monitor", "models", "device", "bench"];
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
-
-/// Shows a view of the page, complete.
-fn show(browser: &Browser, view: &str) {
-    browser.run("location.hash = '#/' + args;", &view.into());
-    browser.until(&format!("document.querySelector('nav a[aria-current=page]')?.hash === '#/{view}'"));
-    browser.until("document.querySelector('main').childElementCount > 0");
-}
 
 #[test]
 fn it_loads_without_complaints_and_asks_nobody_else() {
@@ -44,10 +37,11 @@ fn everybody_can_use_it() {
     let server = server();
     let browser = Browser::open(&server.url("/"));
     browser.run(&axe, &Value::Null);
+    fill(&browser);
     for dark in [false, true] {
         browser.emulate((1280, 800), dark);
         for view in VIEWS {
-            show(&browser, view);
+            complete(&browser, view);
             let check = "
                 const { violations } = await axe.run(document, { resultTypes: ['violations'] });
                 const grave = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
@@ -57,14 +51,37 @@ fn everybody_can_use_it() {
     }
 }
 
+/// Gives every view something to show.
+fn fill(browser: &Browser) {
+    import(browser);
+    show(browser, "monitor");
+    monitor::connect(browser);
+    let step = "document.querySelector('[data-testid=monitor-timeline] rect.op')";
+    monitor::keep_asking(browser, &format!("!!{step}"));
+    tab::choose(browser);
+}
+
+/// Shows a view, complete.
+fn complete(browser: &Browser, view: &str) {
+    show(browser, view);
+    match view {
+        "monitor" => monitor::connect(browser),
+        "device" => {
+            browser.until("document.querySelector('[data-testid=device-limits]')");
+        }
+        _ => {}
+    }
+}
+
 #[test]
 fn it_fits_on_small_screens() {
     let server = server();
     let browser = Browser::open(&server.url("/"));
+    fill(&browser);
     for width in [360, 390, 768, 1280] {
         browser.emulate((width, 800), false);
         for view in VIEWS {
-            show(&browser, view);
+            complete(&browser, view);
             let needed = browser.value("document.documentElement.scrollWidth");
             assert!(needed.as_u64() <= Some(width.into()), "#/{view} is {needed} wide on {width}");
         }
@@ -88,6 +105,7 @@ fn the_keyboard_is_enough() {
     }
 }
 
+/// For the README. The monitor keeps what it saw only while it is shown, so that requests run before each picture.
 #[test]
 fn pictures() {
     if env::var_os("TREAD_SCREENSHOTS").is_none() {
@@ -95,12 +113,17 @@ fn pictures() {
     }
     let server = server();
     let browser = Browser::open(&server.url("/"));
+    fill(&browser);
+    tab::load(&browser);
     for (scheme, dark) in [("light", false), ("dark", true)] {
         for (width, height) in [(1280, 800), (390, 844)] {
             browser.emulate((width, height), dark);
-            for view in VIEWS {
-                show(&browser, view);
+            for view in ["", "monitor", "models", "device"] {
+                complete(&browser, view);
                 let name = if view.is_empty() { "chat" } else { view };
+                if view == "monitor" {
+                    monitor::keep_asking(&browser, "seen.size > 5");
+                }
                 browser.picture(&format!("{name}-{scheme}-{width}"));
             }
         }
