@@ -18,9 +18,14 @@ fn it_answers_as_the_native_engine_does() {
     let capabilities = worker.hear("probed")["capabilities"].take();
     assert_eq!(capabilities["self_test"]["passed"], true, "{capabilities}");
     assert_eq!(capabilities["adapter"]["software"], true, "{capabilities}");
-    worker.load_nano();
-    for (id, prompt) in [PROMPT, "Tell me of love."].into_iter().enumerate() {
-        assert_eq!(worker.ask(id as u64, prompt, 24), native(prompt, 24), "{prompt}");
+    // On WebGPU, and on the CPU, which is taken where WebGPU is software.
+    for (compute, device) in [("gpu", "WebGpu"), ("auto", "CPU")] {
+        let found = worker.load_nano(compute);
+        assert!(found.contains(device), "{found}");
+        for (id, prompt) in [(1, PROMPT), (2, "Tell me of love.")] {
+            assert_eq!(worker.ask(id, prompt, 24), native(prompt, 24), "{compute}: {prompt}");
+        }
+        worker.browser.run("heard.length = 0;", &json!(null));
     }
 }
 
@@ -49,7 +54,7 @@ fn a_download_that_breaks_goes_on_where_it_stopped() {
     worker.tell(&json!({ "type": "unload" }));
     worker.hear("unloaded");
     let before = files.sent(WEIGHTS).len();
-    worker.load_nano();
+    worker.load_nano("auto");
     let again: u64 = files.sent(WEIGHTS)[before..].iter().map(|sent| sent.bytes.end - sent.bytes.start).sum();
     assert!(again <= 1 << 20, "{again} bytes were fetched again");
 }
@@ -84,7 +89,7 @@ fn a_file_that_is_not_what_was_announced_is_refused() {
 fn a_lost_device_is_opened_again_and_requests_go_on() {
     let files = Files::start(&[("", &dist())]);
     let worker = Worker::start(&files.url(""));
-    worker.load_nano();
+    worker.load_nano("gpu");
     let tokens = 24;
     let request = json!({
         "messages": [{ "role": "user", "content": PROMPT }],

@@ -99,11 +99,15 @@ impl Worker {
         self.hear("loaded")["result"].take()
     }
 
-    /// Loads nano from the catalogue of the worker's origin.
+    /// Loads nano from the catalogue of the worker's origin, to be computed by `gpu`, `cpu` or what is better (`auto`);
+    /// returns the device.
     #[track_caller]
-    fn load_nano(&self) {
-        let loaded = self.load(&json!({ "from": "catalog", "name": "nano" }));
-        assert!(loaded["Ok"].is_object(), "{loaded}");
+    fn load_nano(&self, compute: &str) -> String {
+        let model = json!({ "from": "catalog", "name": "nano" });
+        self.tell(&json!({ "type": "load", "model": model, "context": 64, "compute": compute }));
+        let loaded = self.hear("loaded")["result"].take();
+        let device = loaded["Ok"]["device"].as_str();
+        device.unwrap_or_else(|| panic!("{loaded}")).to_owned()
     }
 
     /// The greedy answer.
