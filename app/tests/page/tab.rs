@@ -107,7 +107,7 @@ fn measure(browser: &Browser) {
     browser.until("document.querySelector('[data-testid=bench-result], .bench [role=alert]')");
     let text =
         browser.value("document.querySelector('[data-testid=bench-result], .bench [role=alert]').innerText");
-    let result: Value = serde_json::from_str(text.as_str().unwrap()).expect(text.as_str().unwrap());
+    let result: Value = serde_json::from_str(text.as_str().unwrap()).unwrap_or_else(|_| panic!("{text}"));
     assert_eq!(result["turns"].as_array().map(Vec::len), Some(2), "{result}");
     assert_eq!((&result["median"]["model"], &result["median"]["new_tokens"]), (&json!("nano"), &json!(8)));
     for field in ["time_to_first_token_s", "prefill_tokens_per_s", "decode_tokens_per_s"] {
