@@ -84,6 +84,9 @@ fn it_fits_on_small_screens() {
             complete(&browser, view);
             let needed = browser.value("document.documentElement.scrollWidth");
             assert!(needed.as_u64() <= Some(width.into()), "#/{view} is {needed} wide on {width}");
+            // What scrolls is inside of the page.
+            let height = browser.value("document.documentElement.scrollHeight");
+            assert!(height.as_u64() <= Some(800), "#/{view} is {height} high on {width}");
         }
     }
 }
@@ -105,7 +108,7 @@ fn the_keyboard_is_enough() {
     }
 }
 
-/// For the README. The monitor keeps what it saw only while it is shown, so that requests run before each picture.
+/// For the README.
 #[test]
 fn pictures() {
     if env::var_os("TREAD_SCREENSHOTS").is_none() {
@@ -113,6 +116,7 @@ fn pictures() {
     }
     let server = server();
     let browser = Browser::open(&server.url("/"));
+    browser.devtools("Emulation.setScrollbarsHidden", &json!({ "hidden": true }));
     fill(&browser);
     tab::load(&browser);
     for (scheme, dark) in [("light", false), ("dark", true)] {
@@ -120,11 +124,20 @@ fn pictures() {
             browser.emulate((width, height), dark);
             for view in ["", "monitor", "models", "device"] {
                 complete(&browser, view);
-                let name = if view.is_empty() { "chat" } else { view };
-                if view == "monitor" {
-                    monitor::keep_asking(&browser, "seen.size > 5");
+                match view {
+                    // All of it, and so that the last minute fills it.
+                    "monitor" => {
+                        browser.run("document.querySelector('.choice input').click();", &Value::Null);
+                        monitor::keep_asking(&browser, "seen.size > 20");
+                        let whole = browser.value("document.querySelector('.view').scrollHeight + 100");
+                        browser.emulate((width, whole.as_u64().unwrap().try_into().unwrap()), dark);
+                    }
+                    "models" => tab::choose(&browser),
+                    _ => {}
                 }
+                let name = if view.is_empty() { "chat" } else { view };
                 browser.picture(&format!("{name}-{scheme}-{width}"));
+                browser.emulate((width, height), dark);
             }
         }
     }
