@@ -212,7 +212,8 @@ impl Browser {
         let messages = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let sent = messages.filter(|event| event["message"]["method"] == "Network.requestWillBeSent");
         let asked = sent.map(|mut event| event["message"]["params"].take());
-        let asked = asked.filter(|event| event["documentURL"].as_str().is_some_and(|url| url.starts_with("http")));
+        let asked =
+            asked.filter(|event| event["documentURL"].as_str().is_some_and(|url| url.starts_with("http")));
         asked.filter_map(|event| event["request"]["url"].as_str().map(str::to_owned)).collect()
     }
 

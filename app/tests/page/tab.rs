@@ -42,7 +42,8 @@ fn a_model_is_loaded_asked_measured_and_survives_its_device() {
     browser.click("[data-testid=model-chat]");
     say(&browser, "Who goes there?");
     browser.until(&format!("{ANSWERS}.length === 1 && {ANSWERS}[0].length > 0"));
-    let stats = browser.value("document.querySelector('[data-role=assistant] [data-testid=stats]').innerText");
+    let stats =
+        browser.value("document.querySelector('[data-role=assistant] [data-testid=stats]').innerText");
     assert!(stats.as_str().unwrap().contains("this browser"), "{stats}");
 
     device(&browser);
@@ -59,8 +60,7 @@ fn device(browser: &Browser) {
         let text = browser.value(&format!("document.querySelector('[data-testid={testid}]').innerText"));
         assert_eq!(good, "true", "{text}");
     }
-    let limits =
-        browser.value("document.querySelectorAll('[data-testid=device-limits] tbody tr').length");
+    let limits = browser.value("document.querySelectorAll('[data-testid=device-limits] tbody tr').length");
     assert!(limits.as_u64() > Some(8), "{limits}");
 }
 
@@ -99,7 +99,8 @@ fn measure(browser: &Browser) {
     }
     browser.click("[data-testid=bench-run]");
     browser.until("document.querySelector('[data-testid=bench-result], .bench [role=alert]')");
-    let text = browser.value("document.querySelector('[data-testid=bench-result], .bench [role=alert]').innerText");
+    let text =
+        browser.value("document.querySelector('[data-testid=bench-result], .bench [role=alert]').innerText");
     let result: Value = serde_json::from_str(text.as_str().unwrap()).expect(text.as_str().unwrap());
     assert_eq!(result["turns"].as_array().map(Vec::len), Some(2), "{result}");
     assert_eq!((&result["median"]["model"], &result["median"]["new_tokens"]), (&json!("nano"), &json!(8)));
