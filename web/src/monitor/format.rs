@@ -45,6 +45,7 @@ pub fn bytes(value: f64) -> String {
 /// `1.23 s`, `45.6 ms`, `789 µs`.
 pub fn seconds(value: f64) -> String {
     let (value, unit) = match value {
+        0.0 => return "0 s".to_owned(),
         value if value >= 0.9995 => (value, "s"),
         value if value >= 0.000_999_5 => (value * 1e3, "ms"),
         value => (value * 1e6, "µs"),
@@ -112,6 +113,7 @@ mod tests {
             assert_eq!(bytes(value), text);
         }
         for (value, text) in [
+            (0.0, "0 s"),
             (1.5, "1.50 s"),
             (12.5, "12.5 s"),
             (0.25, "250 ms"),

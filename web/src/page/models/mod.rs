@@ -25,7 +25,12 @@ use crate::protocol::{Compute, ModelInfo, ModelRef, Stage, ToEngine};
 pub fn Models() -> impl IntoView {
     let app = expect_context::<App>();
     let chooser = Chooser::new(app);
-    app.tab.send(&ToEngine::List);
+    // Loading, whole or broken off, changes what is kept.
+    Effect::new(move |_| {
+        app.tab.loaded.track();
+        app.tab.failure.track();
+        app.tab.send(&ToEngine::List);
+    });
     if app.tab.capabilities.with_untracked(Option::is_none) {
         app.tab.send(&ToEngine::Probe);
     }
