@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Chromium with WebGPU on the CPU, and nothing that it would do of its own accord.
-const FLAGS: [&str; 11] = [
+const FLAGS: [&str; 12] = [
     "--headless=new",
     "--no-sandbox",
     "--enable-unsafe-webgpu",
@@ -35,9 +35,10 @@ const FLAGS: [&str; 11] = [
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--force-device-scale-factor=1",
+    "--window-size=1280,800",
 ];
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("threads"));
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("threads"));
 
 /// Waits for a future, so that tests read from top to bottom.
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -204,14 +205,16 @@ impl Browser {
         bad.filter_map(|line| line["message"].as_str().map(str::to_owned)).collect()
     }
 
-    /// Addresses that the document asked for since this was asked last.
+    /// Addresses that documents of the web asked for since this was asked last. The browser's own first page is none.
     pub fn requests(&self) -> Vec<String> {
         let log = self.vendor("se/log", json!({ "type": "performance" }));
         let lines = log.as_array().into_iter().flatten().filter_map(|line| line["message"].as_str());
         let messages = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let sent = messages.filter(|event| event["message"]["method"] == "Network.requestWillBeSent");
-        sent.filter_map(|event| event["message"]["params"]["request"]["url"].as_str().map(str::to_owned))
-            .collect()
+        let asked = sent.map(|mut event| event["message"]["params"].take());
+        let asked =
+            asked.filter(|event| event["documentURL"].as_str().is_some_and(|url| url.starts_with("http")));
+        asked.filter_map(|event| event["request"]["url"].as_str().map(str::to_owned)).collect()
     }
 
     /// Keeps a picture where TREAD_SCREENSHOTS says, if it does.

@@ -13,8 +13,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
+use tokio::sync::watch;
 
-use crate::browser::wait;
+use crate::browser::{RUNTIME, wait};
 
 /// Serves folders on a free port, until the process ends.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ struct Shared {
     answers: Vec<(String, Answer)>,
     faults: Vec<(String, Fault)>,
     sent: Vec<Sent>,
+    /// Whether what has halted breaks off.
+    cut: watch::Sender<bool>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +46,8 @@ struct Answer {
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The next answer that has this byte of the file breaks off there.
+    /// The next answer that has this byte of the file halts there, and breaks off at [`Files::cut`]: what a browser has
+    /// received but not read is lost with the connection, so the test says when enough was read.
     Break(u64),
     /// This byte of the file is always sent with all bits turned.
     Flip(u64),
@@ -69,7 +73,7 @@ impl Files {
         let router = Router::new().fallback(answer).with_state(Arc::clone(&state));
         let listener = wait(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("an address");
-        wait(async { tokio::spawn(async move { axum::serve(listener, router).await }) });
+        RUNTIME.spawn(async move { axum::serve(listener, router).await });
         Self { address, state }
     }
 
@@ -93,6 +97,14 @@ impl Files {
     /// When an answer panicked.
     pub fn fail(&self, path: &str, fault: Fault) {
         self.state.lock().unwrap().faults.push((path.to_owned(), fault));
+    }
+
+    /// Breaks all connections that have halted, and from now on those that would.
+    ///
+    /// # Panics
+    /// When an answer panicked.
+    pub fn cut(&self) {
+        self.state.lock().unwrap().cut.send_replace(true);
     }
 
     /// Answers nothing wrong any more.
@@ -168,9 +180,16 @@ async fn answer(State(state): State<Arc<Mutex<Shared>>>, request: Request) -> Re
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned()),
     ];
     // A body that ends in an error ends the connection.
-    let end = broken.map(|_| Err(std::io::Error::other("broken on purpose")));
-    let parts = [Ok(Bytes::from(bytes))].into_iter().chain(end);
-    (status, headers, Body::from_stream(stream::iter(parts))).into_response()
+    let cut = state.cut.subscribe();
+    let end = stream::iter(broken).then(move |_| {
+        let mut cut = cut.clone();
+        async move {
+            let _ = cut.wait_for(|cut| *cut).await;
+            Err(std::io::Error::other("broken on purpose"))
+        }
+    });
+    let parts = stream::iter([Ok(Bytes::from(bytes))]).chain(end);
+    (status, headers, Body::from_stream(parts)).into_response()
 }
 
 fn speak(answer: Answer) -> Response {

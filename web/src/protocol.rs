@@ -30,6 +30,9 @@ pub enum ToEngine {
         model: ModelRef,
         /// As in [`ToEngine::Inspect`].
         context: Option<usize>,
+        /// What is to compute it.
+        #[serde(default)]
+        compute: Compute,
     },
     /// Stop loading; what is downloaded stays for the next time.
     CancelLoad,
@@ -73,6 +76,19 @@ pub enum ToEngine {
     },
     /// Destroy the device, as a driver crash would: for tests, and to try what happens then.
     LoseDevice,
+}
+
+/// What computes a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compute {
+    /// A real GPU that computes correctly, else the CPU.
+    #[default]
+    Auto,
+    /// What the browser has for WebGPU, be it software.
+    Gpu,
+    /// The CPU.
+    Cpu,
 }
 
 /// Where a model comes from.

@@ -22,8 +22,10 @@ const BUDGET: u64 = 2_500_000;
 pub(crate) fn build() -> Result<()> {
     let web = root()?.join("web");
     let dist = web.join("dist");
-    let mut cargo =
-        wasm::cargo(&["build", "--package", "tread-web", "--bins", "--profile", "web"], &["-Dwarnings", "-Ctarget-feature=+simd128"])?;
+    let mut cargo = wasm::cargo(
+        &["build", "--package", "tread-web", "--bins", "--profile", "web"],
+        &["-Dwarnings", "-Ctarget-feature=+simd128"],
+    )?;
     run(&mut cargo)?;
     // What is written anew is compiled into `tread` anew.
     let inputs = inputs()?;

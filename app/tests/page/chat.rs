@@ -4,14 +4,15 @@ use serde_json::{Value, json};
 use tread_tests::browser::Browser;
 use tread_tests::files::Files;
 
-use super::{dist, server};
+use super::{dist, import, server};
 
 const ENTER: &str = "\u{e007}";
 const COMPOSER: &str = "[data-testid=composer]";
 /// The texts of the answers that are complete.
-const ANSWERS: &str = "[...document.querySelectorAll('[data-role=assistant]:not([data-live]) [data-testid=answer]')].map((a) => a.innerText.trim())";
+pub(super) const ANSWERS: &str = "[...document.querySelectorAll('[data-role=assistant]:not([data-live]) [data-testid=answer]')].map((a) => a.innerText.trim())";
 
-fn say(browser: &Browser, text: &str) {
+#[track_caller]
+pub(super) fn say(browser: &Browser, text: &str) {
     browser.until("document.querySelector('[data-testid=send]')");
     browser.keys(COMPOSER, text);
     // It can be sent once the server is found.
@@ -77,6 +78,24 @@ fn an_answer_is_stopped_and_kept() {
     browser.until("document.querySelector('[data-testid=send]') && !document.querySelector('[data-live]')");
     assert_eq!(browser.value(ANSWERS), json!(["Once upon a time"]));
     browser.until("document.querySelector('[data-testid=continue]')");
+}
+
+#[test]
+fn conversations_are_imported_and_found() {
+    let server = server();
+    let browser = Browser::open(&server.url("/"));
+    import(&browser);
+    browser.keys("[data-testid=search]", "prefix cache");
+    browser.until("document.querySelectorAll('[data-testid=conversation]').length === 1");
+    // Right to left where the text is, and code stays left to right.
+    browser.run("document.querySelector('[data-testid=search]').value = '';", &Value::Null);
+    browser.keys("[data-testid=search]", "argmax");
+    browser.until("document.querySelector('[data-testid=conversation]')?.innerText.includes('מודל')");
+    browser.click("[data-testid=conversation]");
+    browser.until("document.querySelector('[data-testid=answer] code')?.innerText === 'argmax'");
+    let directions = "['p', 'code'].map((of) => getComputedStyle(document.querySelector(`[data-testid=answer] ${of}`)).direction)";
+    assert_eq!(browser.value(directions), json!(["rtl", "ltr"]));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
 #[test]

@@ -6,9 +6,8 @@ use serde_json::json;
 use tread_tests::files::{Fault, Files};
 use tread_tests::write::Gguf;
 
-use super::{Worker, dist, native, server};
+use super::{WEIGHTS, Worker, dist, native, server};
 
-const WEIGHTS: &str = "/models/nano/model-00001-of-00001.safetensors";
 const PROMPT: &str = "Who goes there?";
 
 #[test]
@@ -19,10 +18,14 @@ fn it_answers_as_the_native_engine_does() {
     let capabilities = worker.hear("probed")["capabilities"].take();
     assert_eq!(capabilities["self_test"]["passed"], true, "{capabilities}");
     assert_eq!(capabilities["adapter"]["software"], true, "{capabilities}");
-    let loaded = worker.load(&server.url("/models/nano"));
-    assert!(loaded["Ok"].is_object(), "{loaded}");
-    for (id, prompt) in [PROMPT, "Tell me of love."].into_iter().enumerate() {
-        assert_eq!(worker.ask(id as u64, prompt, 32), native(prompt, 32), "{prompt}");
+    // On WebGPU, and on the CPU, which is taken where WebGPU is software.
+    for (compute, device) in [("gpu", "WebGpu"), ("auto", "CPU")] {
+        let found = worker.load_nano(compute);
+        assert!(found.contains(device), "{found}");
+        for (id, prompt) in [(1, PROMPT), (2, "Tell me of love.")] {
+            assert_eq!(worker.ask(id, prompt, 24), native(prompt, 24), "{compute}: {prompt}");
+        }
+        worker.browser.run("heard.length = 0;", &json!(null));
     }
 }
 
@@ -30,21 +33,28 @@ fn it_answers_as_the_native_engine_does() {
 fn a_download_that_breaks_goes_on_where_it_stopped() {
     let files = Files::start(&[("", &dist())]);
     let size = fs::metadata(dist().join(&WEIGHTS[1..])).unwrap().len();
-    files.fail(WEIGHTS, Fault::Break(size / 2));
+    // What is kept is kept in pieces of 4 MiB.
+    let at = size - 1_000_000;
+    // The first to ask only looks at the file's head.
+    files.fail(WEIGHTS, Fault::Break(at));
+    files.fail(WEIGHTS, Fault::Break(at));
     let worker = Worker::start(&files.url(""));
-    let loaded = worker.load(&files.url("/models/nano"));
-    assert!(loaded["Ok"].is_object(), "{loaded}");
+    worker.tell(&json!({ "type": "load", "model": { "from": "catalog", "name": "nano" }, "context": 64 }));
+    worker.browser.until("heard.some((message) => message.type === 'progress' && message.done > 9e6)");
+    files.cut();
+    let loaded = worker.hear("loaded");
+    assert!(loaded["result"]["Ok"].is_object(), "{loaded}");
     let sent = files.sent(WEIGHTS);
-    let broken = sent.iter().position(|sent| sent.bytes.end == size / 2).expect("one answer broke off");
-    assert!(sent[broken + 1..].iter().any(|sent| sent.bytes.start > size / 4), "{sent:?}");
-    let total: u64 = sent.iter().map(|sent| sent.bytes.end - sent.bytes.start).sum();
-    assert!(total < size + size / 4, "what was there is not fetched again: {total} of {size}, {sent:?}");
+    let broken = sent.iter().rposition(|sent| sent.bytes.end == at).expect("one answer broke off");
+    assert!(sent[broken + 1..].iter().any(|sent| sent.bytes.start >= size / 2), "{sent:?}");
+    let total: u64 = sent[1..].iter().map(|sent| sent.bytes.end - sent.bytes.start).sum();
+    assert!(total < size + size / 2, "what was there is not fetched again: {total} of {size}, {sent:?}");
     assert_eq!(worker.ask(1, PROMPT, 16), native(PROMPT, 16));
     // What is kept is not fetched again.
     worker.tell(&json!({ "type": "unload" }));
     worker.hear("unloaded");
     let before = files.sent(WEIGHTS).len();
-    assert!(worker.load(&files.url("/models/nano"))["Ok"].is_object());
+    worker.load_nano("auto");
     let again: u64 = files.sent(WEIGHTS)[before..].iter().map(|sent| sent.bytes.end - sent.bytes.start).sum();
     assert!(again <= 1 << 20, "{again} bytes were fetched again");
 }
@@ -56,10 +66,10 @@ fn a_file_that_is_not_what_was_announced_is_refused() {
     fs::write(folder.path().join("tiny.gguf"), &gguf).unwrap();
     let files = Files::start(&[("/models", folder.path()), ("", &dist())]);
     let hash: String = sha256(&gguf).iter().map(|byte| format!("{byte:02x}")).collect();
-    let url = format!("{}#sha256={hash}", files.url("/models/tiny.gguf"));
+    let model = json!({ "from": "url", "url": format!("{}#sha256={hash}", files.url("/models/tiny.gguf")) });
     files.fail("/models/tiny.gguf", Fault::Flip(gguf.len() as u64 - 5));
     let worker = Worker::start(&files.url(""));
-    let refused = worker.load(&url);
+    let refused = worker.load(&model);
     assert_eq!(refused["Err"]["kind"], "corrupt", "{refused}");
     worker.tell(&json!({ "type": "list" }));
     let stored = worker.hear("stored");
@@ -71,7 +81,7 @@ fn a_file_that_is_not_what_was_announced_is_refused() {
         .sum::<u64>();
     assert_eq!(kept, 0, "nothing of it is kept: {stored}");
     files.mend();
-    let loaded = worker.load(&url);
+    let loaded = worker.load(&model);
     assert!(loaded["Ok"].is_object(), "the right file is taken: {loaded}");
 }
 
@@ -79,9 +89,8 @@ fn a_file_that_is_not_what_was_announced_is_refused() {
 fn a_lost_device_is_opened_again_and_requests_go_on() {
     let files = Files::start(&[("", &dist())]);
     let worker = Worker::start(&files.url(""));
-    let loaded = worker.load(&files.url("/models/nano"));
-    assert!(loaded["Ok"].is_object(), "{loaded}");
-    let tokens = 48;
+    worker.load_nano("gpu");
+    let tokens = 24;
     let request = json!({
         "messages": [{ "role": "user", "content": PROMPT }],
         "sampling": { "temperature": 0, "max_tokens": tokens },

@@ -5,18 +5,11 @@ use std::{env, fs};
 use serde_json::{Value, json};
 use tread_tests::browser::Browser;
 
-use super::server;
+use super::{import, monitor, server, show, tab};
 
 const VIEWS: [&str; 5] = ["", "monitor", "models", "device", "bench"];
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
-
-/// Shows a view of the page, complete.
-fn show(browser: &Browser, view: &str) {
-    browser.run("location.hash = '#/' + args;", &view.into());
-    browser.until(&format!("document.querySelector('nav a[aria-current=page]')?.hash === '#/{view}'"));
-    browser.until("document.querySelector('main').childElementCount > 0");
-}
 
 #[test]
 fn it_loads_without_complaints_and_asks_nobody_else() {
@@ -44,10 +37,11 @@ fn everybody_can_use_it() {
     let server = server();
     let browser = Browser::open(&server.url("/"));
     browser.run(&axe, &Value::Null);
+    fill(&browser);
     for dark in [false, true] {
         browser.emulate((1280, 800), dark);
         for view in VIEWS {
-            show(&browser, view);
+            complete(&browser, view);
             let check = "
                 const { violations } = await axe.run(document, { resultTypes: ['violations'] });
                 const grave = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
@@ -57,16 +51,42 @@ fn everybody_can_use_it() {
     }
 }
 
+/// Gives every view something to show.
+fn fill(browser: &Browser) {
+    import(browser);
+    show(browser, "monitor");
+    monitor::connect(browser);
+    let step = "document.querySelector('[data-testid=monitor-timeline] rect.op')";
+    monitor::keep_asking(browser, &format!("!!{step}"));
+    tab::choose(browser);
+}
+
+/// Shows a view, complete.
+fn complete(browser: &Browser, view: &str) {
+    show(browser, view);
+    match view {
+        "monitor" => monitor::connect(browser),
+        "device" => {
+            browser.until("document.querySelector('[data-testid=device-limits]')");
+        }
+        _ => {}
+    }
+}
+
 #[test]
 fn it_fits_on_small_screens() {
     let server = server();
     let browser = Browser::open(&server.url("/"));
+    fill(&browser);
     for width in [360, 390, 768, 1280] {
         browser.emulate((width, 800), false);
         for view in VIEWS {
-            show(&browser, view);
+            complete(&browser, view);
             let needed = browser.value("document.documentElement.scrollWidth");
             assert!(needed.as_u64() <= Some(width.into()), "#/{view} is {needed} wide on {width}");
+            // What scrolls is inside of the page.
+            let height = browser.value("document.documentElement.scrollHeight");
+            assert!(height.as_u64() <= Some(800), "#/{view} is {height} high on {width}");
         }
     }
 }
@@ -88,6 +108,7 @@ fn the_keyboard_is_enough() {
     }
 }
 
+/// For the README.
 #[test]
 fn pictures() {
     if env::var_os("TREAD_SCREENSHOTS").is_none() {
@@ -95,13 +116,28 @@ fn pictures() {
     }
     let server = server();
     let browser = Browser::open(&server.url("/"));
+    browser.devtools("Emulation.setScrollbarsHidden", &json!({ "hidden": true }));
+    fill(&browser);
+    tab::load(&browser);
     for (scheme, dark) in [("light", false), ("dark", true)] {
         for (width, height) in [(1280, 800), (390, 844)] {
             browser.emulate((width, height), dark);
-            for view in VIEWS {
-                show(&browser, view);
+            for view in ["", "monitor", "models", "device"] {
+                complete(&browser, view);
+                match view {
+                    // All of it, and so that the last minute fills it.
+                    "monitor" => {
+                        browser.run("document.querySelector('.choice input').click();", &Value::Null);
+                        monitor::keep_asking(&browser, "seen.size > 20");
+                        let whole = browser.value("document.querySelector('.view').scrollHeight + 100");
+                        browser.emulate((width, whole.as_u64().unwrap().try_into().unwrap()), dark);
+                    }
+                    "models" => tab::choose(&browser),
+                    _ => {}
+                }
                 let name = if view.is_empty() { "chat" } else { view };
                 browser.picture(&format!("{name}-{scheme}-{width}"));
+                browser.emulate((width, height), dark);
             }
         }
     }

@@ -4,6 +4,8 @@
 mod chat;
 mod engine;
 mod looks;
+mod monitor;
+mod tab;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,9 @@ use serde_json::{Value, json};
 use tread_tests::browser::Browser;
 use tread_tests::server::Server;
 
+/// The weights of nano.
+const WEIGHTS: &str = "/models/nano/model-00001-of-00001.safetensors";
+
 /// `tread serve`, whose page it is.
 fn server() -> Server {
     Server::start(env!("CARGO_BIN_EXE_tread"), &["nano", "--backend", "cpu"])
@@ -20,6 +25,26 @@ fn server() -> Server {
 
 fn dist() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/dist")
+}
+
+/// Shows a view of the page.
+#[track_caller]
+fn show(browser: &Browser, view: &str) {
+    browser.run("location.hash = '#/' + args;", &view.into());
+    browser.until(&format!("document.querySelector('nav a[aria-current=page]')?.hash === '#/{view}'"));
+    browser.until("document.querySelector('main').childElementCount > 0");
+}
+
+/// Imports conversations and shows the newest.
+#[track_caller]
+fn import(browser: &Browser) {
+    show(browser, "");
+    let talks = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page/talks.json");
+    browser.until("document.querySelector('[data-testid=import]')");
+    browser.keys("[data-testid=import]", talks.to_str().expect("UTF-8"));
+    browser.until("document.querySelectorAll('[data-testid=conversation]').length === 3");
+    browser.run("document.querySelector('[data-testid=conversation]').click();", &Value::Null);
+    browser.until("document.querySelector('[data-testid=answer] table')");
 }
 
 /// What the model answers natively.
@@ -69,10 +94,20 @@ impl Worker {
 
     /// Loads a model and says how that went.
     #[track_caller]
-    fn load(&self, url: &str) -> Value {
-        let model = json!({ "from": "url", "url": url });
-        self.tell(&json!({ "type": "load", "model": model, "context": 128 }));
+    fn load(&self, model: &Value) -> Value {
+        self.tell(&json!({ "type": "load", "model": model, "context": 64 }));
         self.hear("loaded")["result"].take()
+    }
+
+    /// Loads nano from the catalogue of the worker's origin, to be computed by `gpu`, `cpu` or what is better (`auto`);
+    /// returns the device.
+    #[track_caller]
+    fn load_nano(&self, compute: &str) -> String {
+        let model = json!({ "from": "catalog", "name": "nano" });
+        self.tell(&json!({ "type": "load", "model": model, "context": 64, "compute": compute }));
+        let loaded = self.hear("loaded")["result"].take();
+        let device = loaded["Ok"]["device"].as_str();
+        device.unwrap_or_else(|| panic!("{loaded}")).to_owned()
     }
 
     /// The greedy answer.

@@ -112,6 +112,31 @@ impl ChatTemplate {
         self.environment.get_template(NAME).and_then(|t| t.render(context)).map_err(failed)
     }
 
+    /// [`ChatTemplate::render_with`], cut after the last message's own text whatever the template writes behind it, as
+    /// transformers does: for the model to go on with that message.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`], and when the template does not write the text as it stands.
+    pub fn render_unfinished(
+        &self,
+        messages: &[Message],
+        tools: Option<&serde_json::Value>,
+        variables: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String> {
+        let mut text = self.render_with(messages, tools, false, variables)?;
+        let last = messages.last().map(|message| message.content.trim()).unwrap_or_default();
+        match text.rfind(last) {
+            Some(at) if !last.is_empty() => {
+                text.truncate(at + last.len());
+                Ok(text)
+            }
+            _ => Err(Error::Text(
+                "the last message cannot be continued: the model's template does not write its text as it stands"
+                    .to_owned(),
+            )),
+        }
+    }
+
     /// Whether the template tells the model about tools. For one that does not,
     /// [`explain_tools`](super::explain_tools) writes a system message that does.
     pub fn knows_tools(&self) -> bool {

@@ -33,7 +33,12 @@ impl Question {
         if let Some(tools) = tools.as_ref().filter(|_| !known) {
             explain(&mut messages, &explain_tools(tools));
         }
-        let text = template.render(&messages, tools.as_ref().filter(|_| known), true)?;
+        let schemas = tools.as_ref().filter(|_| known);
+        let text = if request.continues {
+            template.render_unfinished(&messages, schemas, &Map::new())?
+        } else {
+            template.render(&messages, schemas, true)?
+        };
         let prompt = model.tokenizer()?.encode(&text, false)?;
         let parser = tools.map(|tools| ToolCallParser::new(ToolFormat::of(template.source()), &tools));
         let answer = Answer::new(&text, parser, seed);

@@ -11,7 +11,7 @@ use tread_shaders::{AdapterReport, Selector, Wgpu, adapters};
 use super::js::scope;
 use super::self_test;
 use super::store::Store;
-use crate::protocol::{Adapter, Capabilities, SelfTest};
+use crate::protocol::{Adapter, Capabilities, Compute, SelfTest};
 
 /// The limit that decides how long a context can be.
 const MAX_BINDING: &str = "max binding bytes";
@@ -52,22 +52,33 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// The GPU if there is one that computes correctly, else the CPU.
-    pub(super) async fn open(&self) -> Device {
-        let reason = match open_gpu().await {
-            Err(reason) => reason,
-            Ok(gpu) => {
-                let test = self.test(&gpu).await;
-                if test.passed {
-                    let name = gpu.device();
-                    let gpu = Rc::new(gpu);
-                    return Device { backend: gpu.clone(), gpu: Some(gpu), name };
-                }
-                gpu.destroy();
-                format!("the GPU failed its self-test: {}", test.message.unwrap_or_default())
-            }
+    /// The GPU if it is wanted, there is one, and it computes correctly; else the CPU.
+    pub(super) async fn open(&self, compute: Compute) -> Device {
+        let name = match self.open_gpu(compute).await {
+            Ok(device) => return device,
+            Err(None) => "CPU".to_owned(),
+            Err(Some(reason)) => format!("CPU: {reason}"),
         };
-        Device { backend: Rc::new(Cpu::new()), gpu: None, name: format!("CPU, slowly: {reason}") }
+        Device { backend: Rc::new(Cpu::new()), gpu: None, name }
+    }
+
+    /// The GPU, or why not.
+    async fn open_gpu(&self, compute: Compute) -> Result<Device, Option<String>> {
+        if compute == Compute::Cpu {
+            return Err(None);
+        }
+        if compute == Compute::Auto && adapter().await.is_ok_and(|adapter| adapter.software) {
+            return Err(Some("what this browser has for a GPU is software, and slower".to_owned()));
+        }
+        let gpu = open_gpu().await.map_err(Some)?;
+        let test = self.test(&gpu).await;
+        if !test.passed {
+            gpu.destroy();
+            return Err(Some(format!("the GPU failed its self-test: {}", test.message.unwrap_or_default())));
+        }
+        let name = gpu.device();
+        let gpu = Rc::new(gpu);
+        Ok(Device { backend: gpu.clone(), gpu: Some(gpu), name })
     }
 
     async fn test(&self, gpu: &Wgpu) -> SelfTest {

@@ -14,7 +14,7 @@ use super::outbox::Outbox;
 use super::resolve::{self, Outline};
 use super::source::Parts;
 use super::store::{Store, estimate};
-use crate::protocol::{FailureKind, ModelInfo, ModelRef, Stage};
+use crate::protocol::{Compute, FailureKind, ModelInfo, ModelRef, Stage};
 
 /// Most bytes of a model that is computed in the page's own memory, of which there are 4 GiB.
 const MOST_IN_MEMORY: u64 = 3 << 29;
@@ -63,8 +63,9 @@ pub(super) async fn load(
     model: &ModelRef,
     files: &[File],
     context: Option<usize>,
+    compute: Compute,
 ) -> Result<Ready, Failed> {
-    let device = Opened(Some(devices.open().await));
+    let device = Opened(Some(devices.open(compute).await));
     let (name, parts) = match model {
         ModelRef::Files { names } => (resolve::chosen_name(names), resolve::chosen(files)?),
         model => download_all(device.get()?, outbox, model, context).await?,

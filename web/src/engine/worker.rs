@@ -21,7 +21,7 @@ use super::outbox::Outbox;
 use super::running::{Activity, Running, Watch};
 use super::store::Store;
 use crate::chat::{ChatEvent, ChatRequest};
-use crate::protocol::{FailureKind, FromEngine, ModelRef, ToEngine};
+use crate::protocol::{Compute, FailureKind, FromEngine, ModelRef, ToEngine};
 
 /// A device may be lost also while nothing is asked of it: how often that is looked at.
 const CHECK: Duration = Duration::from_secs(2);
@@ -164,7 +164,7 @@ impl Worker {
                 let result = load::inspect(&model, &files, context).await;
                 FromEngine::Inspected { model, result: result.map_err(|failure| failure.message) }
             }),
-            ToEngine::Load { model, context } => self.load(model, files, context),
+            ToEngine::Load { model, context, compute } => self.load(model, files, context, compute),
             ToEngine::CancelLoad => self.cancel(),
             ToEngine::Unload => {
                 self.job = None;
@@ -218,12 +218,12 @@ impl Worker {
         });
     }
 
-    fn load(&mut self, model: ModelRef, files: Vec<File>, context: Option<usize>) {
+    fn load(&mut self, model: ModelRef, files: Vec<File>, context: Option<usize>, compute: Compute) {
         // Its memory may be what the next one needs.
         self.unload("another model is being loaded");
         let (number, devices, outbox) = (self.jobs + 1, self.devices.clone(), self.outbox.clone());
         self.start(async move || {
-            let ready = load::load(&devices, &outbox, &model, &files, context).await;
+            let ready = load::load(&devices, &outbox, &model, &files, context, compute).await;
             Command::Loaded(number, ready.map(Box::new))
         });
     }
@@ -263,7 +263,8 @@ impl Worker {
             let mut last = failed(FailureKind::Device, "");
             for pause in PAUSES {
                 sleep(Duration::from_secs(pause)).await;
-                let device = devices.open().await;
+                // The CPU is not lost.
+                let device = devices.open(Compute::Gpu).await;
                 match load::upload(&device, &outbox, &model, context).await {
                     Ok(executable) => return Command::Reopened(number, Ok((device, executable))),
                     Err(failure) => last = failure,

@@ -9,8 +9,8 @@ use tread_core::graph::Side;
 use tread_core::monitor::{OpTime, SequenceRows, Standing, StepEvent};
 
 use super::{
-    Adapter, Capabilities, Failure, FailureKind, FromEngine, Measurement, ModelInfo, ModelRef, SelfTest,
-    Stage, StoredModel, ToEngine,
+    Adapter, Capabilities, Compute, Failure, FailureKind, FromEngine, Measurement, ModelInfo, ModelRef,
+    SelfTest, Stage, StoredModel, ToEngine,
 };
 use crate::chat::{ChatEvent, ChatRequest, Function, Message, Sampling, ToolCall, Usage};
 
@@ -54,7 +54,7 @@ fn what_the_page_says_arrives() {
         stop: vec!["a".into()],
     };
     let request =
-        ChatRequest { messages, sampling, tools: vec![json!({"type": "function"})], continues: false };
+        ChatRequest { messages, sampling, tools: vec![json!({"type": "function"})], continues: true };
     let mut all = vec![
         ToEngine::Probe,
         ToEngine::List,
@@ -71,7 +71,7 @@ fn what_the_page_says_arrives() {
     ];
     for model in references() {
         all.push(ToEngine::Inspect { model: model.clone(), context: None });
-        all.push(ToEngine::Load { model, context: Some(64) });
+        all.push(ToEngine::Load { model, context: Some(64), compute: Compute::Gpu });
     }
     survives(&all);
 }
@@ -159,7 +159,7 @@ fn step() -> FromEngine {
 #[test]
 fn a_page_of_today_understands_what_it_says_itself() {
     // The form is used by other parts of the page and by tests: it does not change by accident.
-    let load = ToEngine::Load { model: references()[0].clone(), context: None };
+    let load = ToEngine::Load { model: references()[0].clone(), context: None, compute: Compute::Auto };
     let expected = r#"{"type":"load","model":{"from":"catalog","name":"nano"},"context":null}"#;
     assert_eq!(serde_json::to_string(&load).unwrap(), expected);
     let event = FromEngine::Chat { id: 1, event: ChatEvent::Content { text: "a".into() } };

@@ -25,19 +25,11 @@ pub(super) fn render(app: &App, fields: ChatFields, tools: Option<&Tools>) -> Re
     }
     let schemas = tools.filter(|_| template.knows_tools()).map(|tools| &tools.schemas);
     let variables = fields.chat_template_kwargs.unwrap_or_default();
-    let text = template.render_with(&messages, schemas, opens, &variables)?;
-    if !continues {
-        return Ok(text);
+    if continues {
+        let text = template.render_unfinished(&messages, schemas, &variables);
+        return text.map_err(|error| ApiError::from(error).about("continue_final_message"));
     }
-    // As transformers does: cut after the last message's own text, whatever the template writes behind it.
-    let last = messages.last().map(|message| message.content.trim()).unwrap_or_default();
-    match text.rfind(last) {
-        Some(at) if !last.is_empty() => Ok(text[..at + last.len()].to_owned()),
-        _ => Err(ApiError::param(
-            "continue_final_message",
-            "the last message cannot be continued: the model's template does not write its text as it stands",
-        )),
-    }
+    Ok(template.render_with(&messages, schemas, opens, &variables)?)
 }
 
 /// Messages as templates expect them.

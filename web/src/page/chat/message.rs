@@ -211,15 +211,16 @@ fn stats(outcome: &Outcome) -> String {
         parts.push(format!("{} tokens", usage.completion_tokens));
         parts.extend(outcome.tokens_per_s().map(|speed| format!("{speed:.1} tok/s")));
     }
-    parts.push(format!("first after {:.2} s", outcome.first_ms as f64 / 1000.0));
+    // Of an imported conversation, nothing may have been measured.
+    if outcome.total_ms > 0 {
+        parts.push(format!("first after {:.2} s", outcome.first_ms as f64 / 1000.0));
+    }
     if usage.cached_tokens > 0 {
         parts.push(format!("{} of {} prompt tokens cached", usage.cached_tokens, usage.prompt_tokens));
     }
-    parts.push(format!(
-        "{} on {}",
-        if outcome.model.is_empty() { "no model" } else { &outcome.model },
-        outcome.place
-    ));
+    if !outcome.model.is_empty() {
+        parts.push(format!("{} on {}", outcome.model, outcome.place));
+    }
     parts.push(match outcome.reason.as_str() {
         "stop" => "ended".to_owned(),
         "length" => "cut at the most tokens".to_owned(),

@@ -80,7 +80,7 @@ fn Bar(
                 <span class="exports">
                     <IconButton path=path::DOWNLOAD label="Export as JSON" testid="export-json"
                         press=move || files::export(chats, &[chats.current.get_untracked()])/>
-                    <button type="button" class="icon-button letters" aria-label="Export as Markdown"
+                    <button type="button" class="icon-button letters" aria-label="Export as MD"
                         title="Export as Markdown" data-testid="export-markdown"
                         on:click=move |_| files::export_markdown(chats, &chats.current.get_untracked())>"MD"</button>
                 </span>

@@ -9,7 +9,7 @@ use crate::monitor::format;
 use crate::monitor::rate::Meter;
 use crate::page::Place;
 use crate::page::tab::Progress;
-use crate::protocol::{Failure, FailureKind, ModelInfo, ModelRef, Stage, ToEngine};
+use crate::protocol::{Compute, Failure, FailureKind, ModelInfo, ModelRef, Stage, ToEngine};
 
 /// Step of the context's slider.
 const STEP: usize = 256;
@@ -45,11 +45,35 @@ pub(super) fn Chosen(chooser: Chooser) -> impl IntoView {
                 <h2>{move || name().unwrap_or_else(|| "No model chosen".to_owned())}</h2>
                 {told}
                 {move || known().map(|info| view! { <Needs chooser info/> })}
+                {move || known().map(|_| view! { <Computes chooser/> })}
                 {load}
                 <Loading chooser/>
                 {move || tab.failure.get().map(|failure| view! { <Trouble chooser failure/> })}
             </section>
         </div>
+    }
+}
+
+/// What is to compute the model.
+#[component]
+fn Computes(chooser: Chooser) -> impl IntoView {
+    let choose = move |event| {
+        chooser.compute.set(match event_target_value(&event).as_str() {
+            "gpu" => Compute::Gpu,
+            "cpu" => Compute::Cpu,
+            _ => Compute::Auto,
+        });
+    };
+    let chosen = move |compute| move || chooser.compute.get() == compute;
+    view! {
+        <label class="field">
+            "Computed by"
+            <select data-testid="model-compute" on:change=choose>
+                <option value="auto" selected=chosen(Compute::Auto)>"a real GPU, else the CPU"</option>
+                <option value="gpu" selected=chosen(Compute::Gpu)>"WebGPU, be it software"</option>
+                <option value="cpu" selected=chosen(Compute::Cpu)>"the CPU"</option>
+            </select>
+        </label>
     }
 }
 

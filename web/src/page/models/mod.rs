@@ -18,7 +18,7 @@ use self::sources::Sources;
 use super::monitor::http::{self, Call};
 use crate::page::App;
 use crate::page::tab::{Progress, Tab};
-use crate::protocol::{ModelInfo, ModelRef, Stage, ToEngine};
+use crate::protocol::{Compute, ModelInfo, ModelRef, Stage, ToEngine};
 
 /// The view.
 #[component]
@@ -63,6 +63,8 @@ struct Chooser {
     model: RwSignal<Option<ModelRef>>,
     /// Tokens of prompt and answer together; none: as the worker thinks best.
     context: RwSignal<Option<usize>>,
+    /// What is to compute it.
+    compute: RwSignal<Compute>,
     files: StoredValue<Vec<File>, LocalStorage>,
 }
 
@@ -80,6 +82,7 @@ impl Chooser {
             catalog,
             model: RwSignal::new(None),
             context: RwSignal::new(None),
+            compute: RwSignal::new(Compute::Auto),
             files: StoredValue::new_local(Vec::new()),
         }
     }
@@ -123,7 +126,11 @@ impl Chooser {
         let tab = self.tab();
         tab.failure.set(None);
         tab.progress.set(Some(Progress { stage: Stage::Download, done: 0, total: 0 }));
-        let message = ToEngine::Load { model, context: self.context.get_untracked() };
+        let message = ToEngine::Load {
+            model,
+            context: self.context.get_untracked(),
+            compute: self.compute.get_untracked(),
+        };
         self.files.with_value(|files| tab.send_files(&message, files));
     }
 
