@@ -50,7 +50,7 @@ async function device() {
   const { vendor, architecture, description } = adapter?.info ?? {};
   const names = Object.entries(layers).map(([name, n]) => {
     const detail = name === 'CPU'
-      ? `${threads ?? '?'} threads`
+      ? `${threads ?? '?'} thread${threads === '1' ? '' : 's'}`
       : [vendor, architecture, description].filter(Boolean).join(' ');
     return `${name} (${detail})${n < count ? ` for ${n} of ${count} layers` : ''}`;
   });

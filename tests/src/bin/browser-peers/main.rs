@@ -42,7 +42,8 @@ fn main() {
     let files = Files::start(&[("/model", folder), ("/peer", &peer), ("", &dist)]);
     // Only then may a page share memory between threads, which llama.cpp's CPU build does.
     files.isolate();
-    let [prompt_tokens, new_tokens] = [prompt_tokens, new_tokens].map(|n| n.parse::<u64>().expect("a number"));
+    let [prompt_tokens, new_tokens] =
+        [prompt_tokens, new_tokens].map(|n| n.parse::<u64>().expect("a number"));
     let mut args = json!({
         "model": files.url(&format!("/model/{name}")),
         "context": (prompt_tokens + new_tokens).max(512),
