@@ -1,4 +1,4 @@
-//! A real browser, headless, driven over WebDriver. WebGPU runs on its software adapter.
+//! A real browser, headless, driven over WebDriver.
 
 use std::env;
 use std::fmt::Debug;
@@ -22,12 +22,11 @@ use tokio::runtime::Runtime;
 /// How long anything may take on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Chromium with WebGPU on the CPU, and nothing that it would do of its own accord.
-const FLAGS: [&str; 12] = [
+/// Chromium with WebGPU, and nothing that it would do of its own accord.
+const FLAGS: [&str; 11] = [
     "--headless=new",
     "--no-sandbox",
     "--enable-unsafe-webgpu",
-    "--use-webgpu-adapter=swiftshader",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -45,6 +44,28 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.block_on(future)
 }
 
+/// What WebGPU runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adapter {
+    /// Chromium's own adapter on the CPU, the same on every machine.
+    Software,
+    /// What the machine has.
+    Machine,
+}
+
+impl Adapter {
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Software => &["--use-webgpu-adapter=swiftshader"],
+            // Without a screen, Chromium on Linux leaves Vulkan alone unless told.
+            Self::Machine if cfg!(target_os = "linux") => {
+                &["--enable-features=Vulkan", "--use-angle=vulkan", "--disable-vulkan-surface"]
+            }
+            Self::Machine => &[],
+        }
+    }
+}
+
 /// A browser with a profile of its own, until it is dropped.
 #[derive(Debug)]
 pub struct Browser {
@@ -54,11 +75,19 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one that shows `url`.
+    /// Starts one with the software adapter that shows `url`.
     ///
     /// # Panics
     /// When there is no Chromium with its driver.
     pub fn open(url: &str) -> Self {
+        Self::open_on(Adapter::Software, url)
+    }
+
+    /// Starts one that shows `url`.
+    ///
+    /// # Panics
+    /// As [`Self::open`].
+    pub fn open_on(adapter: Adapter, url: &str) -> Self {
         let profile = tempfile::tempdir().expect("a temporary folder");
         let program = env::var("TREAD_CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".into());
         let mut command = Command::new(&program);
@@ -76,7 +105,7 @@ impl Browser {
         std::thread::spawn(move || lines.for_each(drop));
         let server = format!("http://127.0.0.1:{}", port.expect("the driver says where it listens"));
         let data = format!("--user-data-dir={}", profile.path().display());
-        let flags: Vec<_> = FLAGS.into_iter().chain([&*data]).collect();
+        let flags: Vec<_> = FLAGS.iter().chain(adapter.flags()).copied().chain([&*data]).collect();
         let mut options = json!({ "args": flags });
         if let Ok(binary) = env::var("TREAD_CHROMIUM") {
             options["binary"] = binary.into();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
@@ -31,6 +31,7 @@ struct Shared {
     /// What is said at a path, whatever is asked.
     answers: Vec<(String, Answer)>,
     faults: Vec<(String, Fault)>,
+    isolated: bool,
     sent: Vec<Sent>,
     /// Whether what has halted breaks off.
     cut: watch::Sender<bool>,
@@ -99,6 +100,14 @@ impl Files {
         self.state.lock().unwrap().faults.push((path.to_owned(), fault));
     }
 
+    /// Lets pages from here share memory between threads, as servers do with two headers.
+    ///
+    /// # Panics
+    /// When an answer panicked.
+    pub fn isolate(&self) {
+        self.state.lock().unwrap().isolated = true;
+    }
+
     /// Breaks all connections that have halted, and from now on those that would.
     ///
     /// # Panics
@@ -125,6 +134,16 @@ impl Files {
 }
 
 async fn answer(State(state): State<Arc<Mutex<Shared>>>, request: Request) -> Response {
+    let mut response = respond(&state, &request);
+    if state.lock().expect("no answer panics").isolated {
+        let headers = response.headers_mut();
+        headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+        headers.insert("cross-origin-embedder-policy", HeaderValue::from_static("require-corp"));
+    }
+    response
+}
+
+fn respond(state: &Mutex<Shared>, request: &Request) -> Response {
     let path = request.uri().path().to_owned();
     let mut state = state.lock().expect("no answer panics");
     if let Some((_, answer)) = state.answers.iter().find(|(at, _)| *at == path) {

@@ -148,6 +148,14 @@ pub(crate) fn llama_cpp() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Installs llama.cpp's build for browsers and returns its folder.
+pub(crate) fn llama_cpp_web() -> Result<PathBuf> {
+    let name = "@fugood/node-llama-wasm";
+    let folder = cache()?.join(format!("llama.cpp-web-{LLAMA_CPP_VERSION}"));
+    npm(&folder, &[(name, LLAMA_CPP_VERSION)])?;
+    Ok(folder.join("node_modules").join(name))
+}
+
 /// Installs the `openai` package in a Python environment of its own and returns that environment's interpreter.
 pub(crate) fn openai() -> Result<PathBuf> {
     let folder = cache()?.join(format!("openai-{OPENAI_VERSION}"));

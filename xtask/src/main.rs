@@ -28,7 +28,7 @@ enum Task {
     Test(test::Args),
     /// Build the page into web/dist, from where the next build of Tread takes it
     Web,
-    /// Compare speed with llama.cpp's Vulkan back end on the same adapter
+    /// Compare speed with llama.cpp on the same adapter, natively or in a browser
     Peers(peers::Args),
 }
 

@@ -1,4 +1,6 @@
-//! `cargo xtask peers`: Tread and llama.cpp take turns on the same Vulkan adapter and the same file.
+//! `cargo xtask peers`: Tread and llama.cpp take turns on the same adapter and the same file, natively or in a browser.
+
+mod browser;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +18,9 @@ pub(crate) struct Args {
     /// GGUF file to run; SmolLM2-135M-Instruct when left out
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Compare in a headless Chromium, with llama.cpp's build for browsers
+    #[arg(long)]
+    browser: bool,
     /// Use the machine's GPU in place of the software adapter
     #[arg(long)]
     gpu: bool,
@@ -28,6 +33,15 @@ pub(crate) struct Args {
     /// Generated tokens in a turn
     #[arg(long, default_value_t = 8)]
     new_tokens: usize,
+}
+
+impl Args {
+    fn model(&self) -> Result<PathBuf> {
+        match &self.model {
+            Some(model) => Ok(std::path::absolute(model)?),
+            None => machine::smollm2(),
+        }
+    }
 }
 
 /// What one engine measured in one turn.
@@ -46,12 +60,12 @@ struct Bench {
 
 /// Alternates the two and prints the medians and their ratios.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.browser {
+        return browser::run(args);
+    }
     let peer = machine::llama_cpp()?;
     let driver = if args.gpu { None } else { machine::software_vulkan()? };
-    let model = match &args.model {
-        Some(model) => std::path::absolute(model)?,
-        None => machine::smollm2()?,
-    };
+    let model = args.model()?;
     start(&mut cargo(&["build", "--release", "--package", "tread"])?)?;
     let counts = [args.prompt_tokens.to_string(), args.new_tokens.to_string()];
 
@@ -118,7 +132,7 @@ fn measure<T: serde::de::DeserializeOwned>(command: &mut Command, driver: Option
     serde_json::from_str(json).with_context(|| format!("{command:?} printed {printed:?}"))
 }
 
-fn median(measures: &[Measure], of: fn(&Measure) -> f64) -> f64 {
+fn median<T>(measures: &[T], of: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = measures.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
