@@ -160,7 +160,8 @@ fn step() -> FromEngine {
 fn a_page_of_today_understands_what_it_says_itself() {
     // The form is used by other parts of the page and by tests: it does not change by accident.
     let load = ToEngine::Load { model: references()[0].clone(), context: None, compute: Compute::Auto };
-    let expected = r#"{"type":"load","model":{"from":"catalog","name":"nano"},"context":null,"compute":"auto"}"#;
+    let expected =
+        r#"{"type":"load","model":{"from":"catalog","name":"nano"},"context":null,"compute":"auto"}"#;
     assert_eq!(serde_json::to_string(&load).unwrap(), expected);
     let event = FromEngine::Chat { id: 1, event: ChatEvent::Content { text: "a".into() } };
     let expected = r#"{"type":"chat","id":1,"event":{"type":"content","text":"a"}}"#;
