@@ -66,6 +66,27 @@ impl Adapter {
     }
 }
 
+/// Starts a driver, and says where it listens if it does.
+fn start_driver() -> Option<(Child, String)> {
+    let program = env::var("TREAD_CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".into());
+    let mut command = Command::new(&program);
+    command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut driver = command.spawn().unwrap_or_else(|error| {
+        panic!("cannot start {program} ({error}); `cargo xtask test` installs it, or set TREAD_CHROMEDRIVER")
+    });
+    let mut lines = BufReader::new(driver.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let port = lines
+        .find_map(|line| Some(line.split_once("successfully on port ")?.1.trim_end_matches('.').to_owned()));
+    // Read on, lest the driver wait for a reader.
+    std::thread::spawn(move || lines.for_each(drop));
+    let Some(port) = port else {
+        let _ = driver.kill();
+        let _ = driver.wait();
+        return None;
+    };
+    Some((driver, port))
+}
+
 /// A browser with a profile of its own, until it is dropped.
 #[derive(Debug)]
 pub struct Browser {
@@ -89,21 +110,9 @@ impl Browser {
     /// As [`Self::open`].
     pub fn open_on(adapter: Adapter, url: &str) -> Self {
         let profile = tempfile::tempdir().expect("a temporary folder");
-        let program = env::var("TREAD_CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".into());
-        let mut command = Command::new(&program);
-        command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut driver = command.spawn().unwrap_or_else(|error| {
-            panic!(
-                "cannot start {program} ({error}); `cargo xtask test` installs it, or set TREAD_CHROMEDRIVER"
-            )
-        });
-        let mut lines = BufReader::new(driver.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-        let port = lines.find_map(|line| {
-            Some(line.split_once("successfully on port ")?.1.trim_end_matches('.').to_owned())
-        });
-        // Read on, lest the driver wait for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        let server = format!("http://127.0.0.1:{}", port.expect("the driver says where it listens"));
+        // It picks its port before it listens there, and another driver may be quicker.
+        let (driver, port) = (0..5).find_map(|_| start_driver()).expect("a driver that listens");
+        let server = format!("http://127.0.0.1:{port}");
         let data = format!("--user-data-dir={}", profile.path().display());
         let flags: Vec<_> = FLAGS.iter().chain(adapter.flags()).copied().chain([&*data]).collect();
         let mut options = json!({ "args": flags });
