@@ -94,7 +94,8 @@ fn Item(chats: Chats, talk: Talk, open: RwSignal<bool>) -> impl IntoView {
         chats.open(talk.get_value());
     };
     let rename = move |name: String| {
-        if renaming.get_untracked() {
+        // Taking a field out of the document may also tell that it lost the focus.
+        if renaming.try_get_untracked() == Some(true) {
             renaming.set(false);
             chats.write();
             if !name.trim().is_empty() {

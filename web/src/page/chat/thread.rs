@@ -20,13 +20,14 @@ pub(super) fn Thread(
 ) -> impl IntoView {
     let log = NodeRef::<leptos::html::Div>::new();
     let follows = RwSignal::new(true);
+    // It may run in a frame that comes after another conversation took this one's place.
     let to_end = move || {
-        if let Some(log) = log.get_untracked() {
+        if let Some(log) = log.try_get_untracked().flatten() {
             log.set_scroll_top(log.scroll_height());
         }
     };
     let scrolled = move |_| {
-        if let Some(log) = log.get_untracked() {
+        if let Some(log) = log.try_get_untracked().flatten() {
             follows.set(log.scroll_height() - log.scroll_top() - log.client_height() < NEAR);
         }
     };
