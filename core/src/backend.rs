@@ -46,6 +46,8 @@ pub struct CompileOptions {
     pub max_outputs: usize,
     /// Most entries in the block tables of one step, all sequences together.
     pub max_table: usize,
+    /// Micro-batches that may be between two segments of a part at the same time; 1 for whole graphs.
+    pub lanes: usize,
 }
 
 impl CompileOptions {
@@ -53,7 +55,7 @@ impl CompileOptions {
     /// a time: a row is as wide as the vocabulary.
     pub fn single(context: usize, max_rows: usize, kv_dtype: KvDType) -> Self {
         let kv_blocks = context.div_ceil(BLOCK_SIZE);
-        Self { kv_dtype, kv_blocks, max_rows, max_outputs: max_rows.min(64), max_table: kv_blocks }
+        Self { kv_dtype, kv_blocks, max_rows, max_outputs: max_rows.min(64), max_table: kv_blocks, lanes: 1 }
     }
 }
 
@@ -98,14 +100,67 @@ pub trait Backend: std::fmt::Debug {
     ) -> LocalFuture<'a, Result<Box<dyn Executable>>>;
 }
 
+/// What to run: a segment of a graph, for one micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// The rows. In attention's part the same for all segments of a step; in FFN's only their number counts.
+    pub batch: &'a Batch,
+    /// Index into [`Graph::segments`]. Attention's run in order, FFN's in any.
+    pub segment: usize,
+    /// Where what is kept from segment to segment stays, below [`CompileOptions::lanes`].
+    pub lane: usize,
+    /// The segment's inputs, in its order: `[rows, width]`.
+    pub inputs: &'a [Vec<f32>],
+}
+
+impl<'a> Work<'a> {
+    /// A whole graph's only segment.
+    pub const fn step(batch: &'a Batch) -> Self {
+        Self { batch, segment: 0, lane: 0, inputs: &[] }
+    }
+
+    /// Checks the work against a graph and compile options; back ends call it first.
+    ///
+    /// # Errors
+    /// As [`Batch::check`]; [`Error::Capacity`] too for a segment, lane or input that cannot be.
+    pub fn check(&self, graph: &Graph, options: &CompileOptions) -> Result<()> {
+        self.batch.check(graph, options)?;
+        let Some(segment) = graph.segments.get(self.segment).filter(|_| self.lane < options.lanes) else {
+            return Err(Error::Capacity(format!(
+                "segment {} of {} in lane {} of {} asked for",
+                self.segment,
+                graph.segments.len(),
+                self.lane,
+                options.lanes
+            )));
+        };
+        let rows = self.batch.rows();
+        let wanted = segment.inputs.iter().map(|edge| rows * graph.value(edge.value).width);
+        if !wanted.clone().eq(self.inputs.iter().map(Vec::len)) {
+            let found: Vec<_> = self.inputs.iter().map(Vec::len).collect();
+            let wanted: Vec<_> = wanted.collect();
+            return Err(Error::Capacity(format!("inputs of {found:?} elements where {wanted:?} belong")));
+        }
+        Ok(())
+    }
+}
+
 /// A compiled graph with its weights and KV cache on a device.
 pub trait Executable: std::fmt::Debug {
-    /// Starts a step at once and returns its result as a future, so that the caller can work meanwhile.
+    /// Starts a segment at once and returns its result as a future, so that the caller can work meanwhile.
     ///
     /// # Errors
     /// [`Error::Capacity`] when the batch is larger than the compile options, [`Error::Device`] when the device
     /// fails. The KV cache of other sequences is untouched by an error.
-    fn step<'a>(&'a mut self, batch: &Batch) -> Result<LocalFuture<'a, Result<Output<'a>>>>;
+    fn run<'a>(&'a mut self, work: Work<'_>) -> Result<LocalFuture<'a, Result<Output<'a>>>>;
+
+    /// Starts a step of a whole graph.
+    ///
+    /// # Errors
+    /// As [`Executable::run`].
+    fn step<'a>(&'a mut self, batch: &Batch) -> Result<LocalFuture<'a, Result<Output<'a>>>> {
+        self.run(Work::step(batch))
+    }
 
     /// The next step also measures every op, which costs some time and changes no result.
     fn profile_next(&mut self) {}
@@ -163,6 +218,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// So many rows of nothing: all that an FFN knows of a batch.
+    pub fn of_rows(rows: usize) -> Self {
+        let rows = Rows { tokens: vec![0; rows], ..Rows::default() };
+        Self { sequences: vec![rows], ..Self::default() }
+    }
+
     /// Token rows in all.
     pub fn rows(&self) -> usize {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
@@ -207,8 +268,10 @@ impl Batch {
             return Err(Error::Unsupported("the features of a model without a final norm".into()));
         }
         for sequence in &self.sequences {
-            let end = sequence.start + sequence.tokens.len();
-            limit("tokens in a sequence's blocks", end, sequence.block_table.len() * BLOCK_SIZE)?;
+            if !graph.kv_widths.is_empty() {
+                let end = sequence.start + sequence.tokens.len();
+                limit("tokens in a sequence's blocks", end, sequence.block_table.len() * BLOCK_SIZE)?;
+            }
             sequence.block_table.iter().try_for_each(|&block| exists(block))?;
             if let Some(token) = sequence.tokens.iter().find(|&&t| t as usize >= graph.vocab_size) {
                 return Err(Error::Text(format!(
@@ -227,7 +290,7 @@ impl Batch {
     }
 }
 
-/// The results of a step, borrowed from the executable until the next one.
+/// The results of a segment, borrowed from the executable until the next one. What another segment makes is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Output<'a> {
     /// `[output rows, vocab]`, sequence by sequence.
@@ -236,4 +299,6 @@ pub struct Output<'a> {
     pub hidden: &'a [Vec<f32>],
     /// `[output rows, hidden]`, after the final norm; empty unless asked for.
     pub features: &'a [f32],
+    /// The segment's outputs, in its order: `[rows, width]`.
+    pub edges: &'a [Vec<f32>],
 }

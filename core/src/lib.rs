@@ -5,6 +5,7 @@
 //! ([`backend::Backend`]) compiles the graph once and then runs steps: ragged batches of token rows over a paged
 //! KV cache. The plain back end is [`cpu`]. This crate names no other.
 
+pub mod afd;
 pub mod backend;
 pub mod cache;
 pub mod checkpoint;

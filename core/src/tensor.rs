@@ -243,6 +243,27 @@ impl Tensor {
         self
     }
 
+    /// Some matrices of a stack `[matrices, rows, cols]`; nothing is read.
+    ///
+    /// # Errors
+    /// When it is not a stack of so many.
+    pub fn matrices_in(&self, range: Range<usize>) -> Result<Self> {
+        let &[matrices, rows, _] = self.shape.as_slice() else {
+            return Err(Error::tensor(&self.name, format!("shape {:?} is no stack of matrices", self.shape)));
+        };
+        if range.start > range.end || range.end > matrices {
+            return Err(Error::tensor(&self.name, format!("matrices {range:?} of {matrices} asked for")));
+        }
+        let mut part = self.clone();
+        part.shape[0] = range.len();
+        part.offset += (range.start * rows * self.row_bytes()) as u64;
+        if let Some(scales) = &mut part.scales {
+            let tiles = rows.div_ceil(scales.block[0]) * self.cols().div_ceil(scales.block[1]);
+            scales.values = scales.values[range.start * tiles..range.end * tiles].into();
+        }
+        Ok(part)
+    }
+
     /// The name in the checkpoint.
     pub fn name(&self) -> &str {
         &self.name

@@ -116,7 +116,7 @@ impl<'a> Lowering<'a> {
             Op::SwiGlu => self.swiglu(node),
             Op::Add => self.add(node),
             Op::RouterTopK { top_k, renormalize } => self.router(node, *top_k, *renormalize),
-            Op::Experts { gate, up, down, top_k } => self.experts(node, [*gate, *up, *down], *top_k),
+            Op::Experts { gate, up, down, top_k, .. } => self.experts(node, [*gate, *up, *down], *top_k),
             Op::GatherRows => self.gather(node),
         }
     }

@@ -52,6 +52,7 @@ impl Room {
             max_rows: self.rows,
             max_outputs: 16,
             max_table: self.sequences * 16,
+            lanes: 1,
         };
         compile(backend, &model.graph, &model.weights, options)
     }

@@ -16,7 +16,7 @@ const VOCAB: usize = 97;
 const BLOCKS: usize = 64;
 
 fn options(kv_dtype: KvDType) -> CompileOptions {
-    CompileOptions { kv_dtype, kv_blocks: BLOCKS, max_rows: 128, max_outputs: 128, max_table: 128 }
+    CompileOptions { kv_dtype, kv_blocks: BLOCKS, max_rows: 128, max_outputs: 128, max_table: 128, lanes: 1 }
 }
 
 fn inv_freq(head_dim: usize) -> Vec<f32> {

@@ -31,7 +31,14 @@ fn steps(rng: &mut Rng, rows: &[usize]) -> Vec<Batch> {
 const BLOCKS: usize = 160;
 
 fn options(kv_dtype: KvDType) -> CompileOptions {
-    CompileOptions { kv_dtype, kv_blocks: BLOCKS, max_rows: 257, max_outputs: 257, max_table: 2 * BLOCKS }
+    CompileOptions {
+        kv_dtype,
+        kv_blocks: BLOCKS,
+        max_rows: 257,
+        max_outputs: 257,
+        max_table: 2 * BLOCKS,
+        lanes: 1,
+    }
 }
 
 /// Holds the other back ends against the CPU on a graph, first with every value captured and then with those that
@@ -85,7 +92,7 @@ fn check_fused(
         for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
             assert_eq!(found.len(), 1 + graph.hidden.len());
             for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-                let value = if i == 0 { graph.logits } else { graph.hidden[i - 1] };
+                let value = if i == 0 { graph.logits.expect("a whole graph") } else { graph.hidden[i - 1] };
                 let label = format!("{name}: {label}, step {at}, {}", graph.value(value).name);
                 assert_near(graph, value, kv, found, expected, &label);
             }

@@ -156,6 +156,7 @@ impl ServerOptions {
             // Prompts that are scored want the logits of many rows, in portions; a row is as wide as the vocabulary.
             max_outputs: self.max_sequences.max(self.step_tokens.min(64)),
             max_table: self.max_sequences * self.context_length.div_ceil(BLOCK_SIZE),
+            lanes: 1,
         }
     }
 }

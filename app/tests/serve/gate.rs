@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use tread::serve::OpenDevice;
-use tread_core::backend::{Backend, Batch, CompileOptions, Executable, LocalFuture, Output, Stats};
+use tread_core::backend::{Backend, CompileOptions, Executable, LocalFuture, Output, Stats, Work};
 use tread_core::cpu::Cpu;
 use tread_core::graph::Graph;
 use tread_core::tensor::Tensor;
@@ -125,9 +125,9 @@ impl Backend for Gated<Cpu> {
 }
 
 impl Executable for Gated<Box<dyn Executable>> {
-    fn step<'a>(&'a mut self, batch: &Batch) -> Result<LocalFuture<'a, Result<Output<'a>>>> {
+    fn run<'a>(&'a mut self, work: Work<'_>) -> Result<LocalFuture<'a, Result<Output<'a>>>> {
         self.gate.pass()?;
-        self.cpu.step(batch)
+        self.cpu.run(work)
     }
 
     fn stats(&self) -> Stats {

@@ -32,31 +32,45 @@ pub(super) fn router_top_k(logits: &[f32], experts: usize, top_k: usize, renorma
     }
 }
 
-/// `sum over the chosen e of p_e * down_e(silu(gate_e x) * up_e x)`; weights are `[gate, up, down]`. Rows that chose
-/// the same expert go through it together; each row adds up its experts in the order of their ids.
+/// Who computes which row.
+#[derive(Clone, Copy)]
+pub(super) struct Routing<'a> {
+    /// The router's choices, `[rows, 2 * top_k]`.
+    pub(super) choices: &'a [f32],
+    pub(super) top_k: usize,
+    /// Id of the first expert that is here.
+    pub(super) first: usize,
+}
+
+/// Slot c of a row: `down_e(silu(gate_e x) * up_e x)` for its choice c; weights are `[gate, up, down]`. Rows that chose
+/// the same expert go through it together. Slots of experts that are elsewhere stay zero.
 ///
 /// # Errors
 /// When a weight cannot be read.
 pub(super) fn experts(
     x: &[f32],
-    routing: &[f32],
+    routing: Routing<'_>,
     [gate, up, down]: [&Tensor; 3],
-    top_k: usize,
     out: &mut [f32],
     scratch: &mut Scratch,
 ) -> Result<()> {
+    let Routing { choices, top_k, first } = routing;
     let (hidden, width) = (gate.cols(), down.cols());
-    let mut routes: Vec<(u32, usize, f32)> = vec![];
-    for (row, routing) in routing.chunks_exact(2 * top_k).enumerate() {
-        let (ids, weights) = routing.split_at(top_k);
-        routes.extend(ids.iter().zip(weights).map(|(id, &weight)| (id.to_bits(), row, weight)));
+    let mut routes: Vec<(usize, usize)> = vec![];
+    for (row, choices) in choices.chunks_exact(2 * top_k).enumerate() {
+        for (choice, id) in choices[..top_k].iter().enumerate() {
+            match (id.to_bits() as usize).checked_sub(first) {
+                Some(expert) if expert < gate.matrices() => routes.push((expert, row * top_k + choice)),
+                _ => {}
+            }
+        }
     }
-    routes.sort_by_key(|&(expert, row, _)| (expert, row));
+    routes.sort_unstable();
     let [mut input, mut gates, mut ups, mut acts] = std::mem::take(&mut scratch.expert);
     for routes in routes.chunk_by(|a, b| a.0 == b.0) {
-        let expert = routes[0].0 as usize;
+        let expert = routes[0].0;
         input.clear();
-        input.extend(routes.iter().flat_map(|&(_, row, _)| &x[row * hidden..][..hidden]));
+        input.extend(routes.iter().flat_map(|&(_, slot)| &x[slot / top_k * hidden..][..hidden]));
         for buffer in [&mut gates, &mut ups, &mut acts] {
             buffer.resize(routes.len() * width, 0.0);
         }
@@ -64,12 +78,23 @@ pub(super) fn experts(
         linear(&input, up, expert * width..(expert + 1) * width, &mut ups, scratch)?;
         swiglu(&gates, &ups, &mut acts);
         linear(&acts, down, expert * hidden..(expert + 1) * hidden, &mut input, scratch)?;
-        for (&(_, row, weight), y) in routes.iter().zip(input.chunks_exact(hidden)) {
-            out[row * hidden..][..hidden].iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
+        for (&(_, slot), y) in routes.iter().zip(input.chunks_exact(hidden)) {
+            out[slot * hidden..][..hidden].copy_from_slice(y);
         }
     }
     scratch.expert = [input, gates, ups, acts];
     Ok(())
+}
+
+/// `sum over the choices c of p_c * slot_c`, in their order.
+pub(super) fn combine(slots: &[f32], choices: &[f32], top_k: usize, out: &mut [f32]) {
+    let Some(width) = (out.len() * 2 * top_k).checked_div(choices.len()) else { return };
+    let rows = slots.chunks_exact(top_k * width).zip(choices.chunks_exact(2 * top_k));
+    for ((slots, choices), out) in rows.zip(out.chunks_exact_mut(width)) {
+        for (slot, weight) in slots.chunks_exact(width).zip(&choices[top_k..]) {
+            out.iter_mut().zip(slot).for_each(|(out, y)| *out += weight * y);
+        }
+    }
 }
 
 #[cfg(test)]

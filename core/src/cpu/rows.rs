@@ -7,7 +7,7 @@ use crate::tensor::Tensor;
 use super::rope::rotation;
 
 /// The rows of the current step.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct StepRows {
     /// For each row its sequence in the batch and its position.
     pub(super) all: Vec<(usize, usize)>,

@@ -1,6 +1,6 @@
 //! Builds a [`Graph`] op by op, checking widths as it goes.
 
-use super::{Graph, Heads, Node, Op, RopeStyle, Rows, Side, Value, ValueId, WeightDecl, WeightId};
+use super::{Graph, Heads, Node, Op, RopeStyle, Rows, Segment, Side, Value, ValueId, WeightDecl, WeightId};
 
 /// Appends ops to a graph. Model files use it; a width that does not fit is a bug of the model file and panics.
 #[derive(Debug)]
@@ -21,8 +21,9 @@ impl Builder {
             kv_widths: vec![],
             hidden: vec![],
             features: None,
-            logits: ValueId(0),
+            logits: None,
             vocab_size,
+            segments: vec![],
         };
         Self { graph, layer: None, side: Side::Attention }
     }
@@ -116,14 +117,23 @@ impl Builder {
         self.push(Op::RouterTopK { top_k, renormalize }, vec![logits], "routing", 2 * top_k, rows)
     }
 
-    /// The chosen experts' weighted sum. Weights are `[gate, up, down]`.
+    /// What each chosen expert says of a row. Weights are `[gate, up, down]`.
     pub fn experts(&mut self, x: ValueId, routing: ValueId, weights: [WeightId; 3]) -> ValueId {
         let [gate, up, down] = weights;
         let (width, rows) = self.shape(x);
         let top_k = self.shape(routing).0 / 2;
         let shapes = weights.map(|w| self.graph.weight(w).shape.clone());
         assert!(shapes[0] == shapes[1] && shapes[0][2] == width && shapes[2][1] == width);
-        self.push(Op::Experts { gate, up, down, top_k }, vec![x, routing], "experts", width, rows)
+        let op = Op::Experts { gate, up, down, top_k, first: 0 };
+        self.push(op, vec![x, routing], "ffn.experts", top_k * width, rows)
+    }
+
+    /// The weighted sum of what the chosen experts say.
+    pub fn combine(&mut self, slots: ValueId, routing: ValueId) -> ValueId {
+        let (width, rows) = self.shape(slots);
+        let top_k = self.shape(routing).0 / 2;
+        assert!(width.is_multiple_of(top_k));
+        self.push(Op::Combine { top_k }, vec![slots, routing], "ffn.combine", width / top_k, rows)
     }
 
     /// Records `x` as the hidden state after the embedding or after a layer.
@@ -145,7 +155,8 @@ impl Builder {
     /// Ends the graph with its logits.
     pub fn finish(mut self, logits: ValueId) -> Graph {
         assert_eq!(self.shape(logits), (self.graph.vocab_size, Rows::Output));
-        self.graph.logits = logits;
+        self.graph.logits = Some(logits);
+        self.graph.segments = vec![Segment { nodes: 0..self.graph.nodes.len(), ..Segment::default() }];
         self.graph
     }
 

@@ -5,9 +5,15 @@
 //! each other back end, one parity test and one benchmark row.
 
 mod builder;
+mod cut;
 mod describe;
+mod edges;
 
 pub use builder::Builder;
+pub use cut::{Part, PartGraph};
+pub use edges::EdgeDType;
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -133,7 +139,9 @@ pub enum Op {
         /// Divide the chosen weights by their sum.
         renormalize: bool,
     },
-    /// `x [rows, hidden], routing -> sum over the chosen e of p_e * down_e(silu(gate_e x) * up_e x)`.
+    /// `x [rows, hidden], routing -> slots [rows, top_k * hidden]`: slot c of a row is
+    /// `down_e(silu(gate_e x) * up_e x)` for the e that is its choice c. Slots of experts that these weights do not
+    /// hold are zero.
     Experts {
         /// `[experts, width, hidden]`.
         gate: WeightId,
@@ -143,6 +151,18 @@ pub enum Op {
         down: WeightId,
         /// Experts chosen for a row.
         top_k: usize,
+        /// Id of the first expert that the weights hold.
+        first: usize,
+    },
+    /// `slots [rows, top_k * hidden], routing -> sum over the choices c of p_c * slot_c`, in the order of the choices.
+    Combine {
+        /// Experts chosen for a row.
+        top_k: usize,
+    },
+    /// `x -> x` as it arrives on the other side when it crosses in the type `to`.
+    Round {
+        /// What crosses.
+        to: EdgeDType,
     },
     /// `x (all rows) -> x (output rows)`: keeps the rows whose logits are wanted.
     GatherRows,
@@ -162,22 +182,30 @@ impl Op {
             Self::Add => "add",
             Self::RouterTopK { .. } => "router_top_k",
             Self::Experts { .. } => "experts",
+            Self::Combine { .. } => "combine",
+            Self::Round { .. } => "round",
             Self::GatherRows => "gather_rows",
         }
     }
 
     /// The weights it reads.
     pub fn weights(&self) -> Vec<WeightId> {
+        self.clone().weights_mut().into_iter().map(|w| *w).collect()
+    }
+
+    fn weights_mut(&mut self) -> Vec<&mut WeightId> {
         match self {
-            Self::Embed { table } => vec![*table],
-            Self::RmsNorm { weight, .. } | Self::Linear { weight } => vec![*weight],
-            Self::Experts { gate, up, down, .. } => vec![*gate, *up, *down],
+            Self::Embed { table } => vec![table],
+            Self::RmsNorm { weight, .. } | Self::Linear { weight } => vec![weight],
+            Self::Experts { gate, up, down, .. } => vec![gate, up, down],
             Self::Rope { .. }
             | Self::KvAppend { .. }
             | Self::Attention { .. }
             | Self::SwiGlu
             | Self::Add
             | Self::RouterTopK { .. }
+            | Self::Combine { .. }
+            | Self::Round { .. }
             | Self::GatherRows => vec![],
         }
     }
@@ -198,7 +226,31 @@ pub struct Node {
     pub side: Side,
 }
 
-/// A model's computation from tokens to logits.
+/// A value that crosses from pool to pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// What crosses; the same id in every part of a graph.
+    pub value: ValueId,
+    /// The type that holds every element exactly.
+    pub dtype: EdgeDType,
+}
+
+/// Ops of one pool that run without waiting for the other (see [`Graph::part`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Indices of its nodes.
+    pub nodes: Range<usize>,
+    /// The layer of its nodes that the other pool waits for.
+    pub layer: Option<usize>,
+    /// What the other pool gives, in the order of the values.
+    pub inputs: Vec<Edge>,
+    /// What the other pool wants, in the order of the values.
+    pub outputs: Vec<Edge>,
+    /// What later segments of the same pool still read.
+    pub kept: Vec<ValueId>,
+}
+
+/// A model's computation from tokens to logits, or one pool's part of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     /// All activations.
@@ -216,10 +268,12 @@ pub struct Graph {
     /// `[output rows, hidden]`: what the output head reads, after the final norm (`last_hidden_state` in Hugging Face
     /// transformers). None in graphs without one.
     pub features: Option<ValueId>,
-    /// `[output rows, vocab]`.
-    pub logits: ValueId,
+    /// `[output rows, vocab]`. None in the FFN pool's part.
+    pub logits: Option<ValueId>,
     /// Number of token ids: ids at or above it are refused.
     pub vocab_size: usize,
+    /// What runs in one go: everything, or what lies between two edges of a part.
+    pub segments: Vec<Segment>,
 }
 
 impl Graph {

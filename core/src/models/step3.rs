@@ -69,8 +69,9 @@ fn ffn(b: &mut Builder, c: &Step3Config, layer: usize, x: ValueId) -> ValueId {
         let logits = b.linear(h, router, "ffn.router");
         let routing = b.router_top_k(logits, c.top_k, c.norm_expert_weight);
         b.side(Side::Ffn);
-        let experts = b.experts(h, routing, [gate, up, down]);
+        let slots = b.experts(h, routing, [gate, up, down]);
         let shared = dense(b, h, c.shared_expert_size, |part| name(&format!("share_expert.{part}_proj")));
+        let experts = b.combine(slots, routing);
         b.add(experts, shared, "ffn.sum")
     } else {
         b.side(Side::Ffn);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 use super::super::*;
-use crate::backend::{Batch, CompileOptions, KvDType, LocalFuture, Output, Stats};
+use crate::backend::{CompileOptions, KvDType, LocalFuture, Output, Stats, Work};
 use crate::checkpoint::Checkpoint;
 use crate::sampling::TokenLogprob;
 
@@ -45,7 +45,8 @@ struct Fake {
 }
 
 impl Executable for Fake {
-    fn step<'a>(&'a mut self, batch: &Batch) -> Result<LocalFuture<'a, Result<Output<'a>>>> {
+    fn run<'a>(&'a mut self, work: Work<'_>) -> Result<LocalFuture<'a, Result<Output<'a>>>> {
+        let batch = work.batch;
         batch.check(&MODEL.graph, &self.options)?;
         assert!(batch.sequences.iter().all(|s| !s.tokens.is_empty()), "nobody comes for nothing");
         for (from, to) in batch.copies.iter().map(|&(from, to)| (from as usize, to as usize)) {
@@ -77,7 +78,7 @@ impl Executable for Fake {
             }
         }
         let features = if batch.features { self.features.as_slice() } else { &[] };
-        let output = Output { logits: &self.logits, hidden: &[], features };
+        let output = Output { logits: &self.logits, hidden: &[], features, edges: &[] };
         Ok(Box::pin(std::future::ready(Ok(output))))
     }
     fn stats(&self) -> Stats {
@@ -108,6 +109,7 @@ impl Room {
             max_rows: self.rows,
             max_outputs: self.outputs,
             max_table: self.sequences * self.blocks,
+            lanes: 1,
         };
         let slots = vec![u32::MAX; self.blocks * BLOCK_SIZE];
         Box::new(Fake { options, slots, logits: vec![], features: vec![], control: Rc::clone(control) })

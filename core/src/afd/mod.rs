@@ -1,0 +1,66 @@
+//! Attention-FFN disaggregation (Step-3 paper, section 4): the two sides of every layer run on pools of their own.
+//!
+//! [`crate::graph::Graph::part`] cuts a graph, and each device compiles its part as it would a whole one. [`Pipeline`] is
+//! the whole again: an executable whose attention is here and whose FFNs answer from wherever an [`Ffn`] reaches.
+
+pub mod activations;
+mod local;
+mod micro_batch;
+mod pipeline;
+mod shards;
+
+pub use local::{LocalFfn, Worker};
+pub use pipeline::{Pipeline, Stage, StageName};
+pub use shards::{Layout, Shard, Sharding};
+
+use crate::Result;
+use crate::backend::LocalFuture;
+
+/// One layer's FFN for one micro-batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Call {
+    /// The step it belongs to.
+    pub step: u64,
+    /// Which of the step's micro-batches.
+    pub micro_batch: usize,
+    /// The layer.
+    pub layer: usize,
+    /// Rows of every input.
+    pub rows: usize,
+    /// What attention's segment gave, in the order of its outputs: `[rows, width]`.
+    pub inputs: Vec<Vec<f32>>,
+}
+
+/// What became of a [`Call`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// As in the call.
+    pub step: u64,
+    /// As in the call.
+    pub micro_batch: usize,
+    /// As in the call.
+    pub layer: usize,
+    /// What attention's next segment wants, in the order of its inputs: `[rows, width]`.
+    pub outputs: Vec<Vec<f32>>,
+    /// How long the FFN itself took, in microseconds; of several workers the longest.
+    pub ffn_us: f64,
+}
+
+/// The FFN pool as attention sees it.
+pub trait Ffn: std::fmt::Debug {
+    /// Sends a call and returns at once.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the pool is beyond repair, [`crate::Error::Capacity`] when the call is larger than
+    /// what its workers take.
+    fn post(&mut self, call: Call) -> Result<()>;
+
+    /// The next answer, to whichever call. Answers to calls of steps that were given up may come too.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when it will never come.
+    fn answer(&mut self) -> LocalFuture<'_, Result<Answer>>;
+
+    /// The pool for people, and the bytes of its weights.
+    fn describe(&self) -> (String, u64);
+}
