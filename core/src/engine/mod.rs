@@ -17,7 +17,7 @@ use std::sync::Arc;
 use web_time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub use request::{
-    Delta, EngineStats, Event, Finish, Generate, PromptLogprobs, Request, RequestId, StepReport, Task,
+    Begun, Delta, EngineStats, Event, Finish, Generate, PromptLogprobs, Request, RequestId, StepReport, Task,
 };
 
 use crate::backend::{BLOCK_SIZE, Executable};
@@ -85,16 +85,29 @@ impl Engine {
     /// parameters are not valid.
     pub fn submit(&mut self, id: RequestId, request: Request) -> Result<()> {
         self.check(&request)?;
-        let continuation = match request.task {
-            Task::Embed => None,
+        let Request { prompt, task } = request;
+        let sequences = match task {
+            Task::Embed => vec![Sequence::new(id, prompt, None)],
             Task::Generate(generate) => {
                 let seed = generate.sampling.seed.unwrap_or_else(|| fresh_seed(id));
-                Some(Continuation::new(&Arc::from(generate), 0, seed)?)
+                let generate = Arc::<Generate>::from(generate);
+                match &generate.resume {
+                    None => {
+                        let continuation = Continuation::new(&generate, 0, seed)?;
+                        vec![Sequence::new(id, prompt, Some(continuation))]
+                    }
+                    Some(begun) => {
+                        let resume = |begun: &Begun| {
+                            let continuation = Continuation::resume(&generate, begun, seed, &self.model)?;
+                            Ok(Sequence::resume(id, prompt.clone(), &begun.tokens, continuation))
+                        };
+                        begun.iter().map(resume).collect::<Result<_>>()?
+                    }
+                }
             }
         };
-        let sequence = Sequence::new(id, request.prompt, continuation);
-        self.unfinished.insert(id, sequence.branches());
-        self.scheduler.waiting.push_back(sequence);
+        self.unfinished.insert(id, sequences.iter().map(Sequence::branches).sum());
+        self.scheduler.waiting.extend(sequences);
         Ok(())
     }
 
@@ -224,6 +237,19 @@ impl Engine {
         }
         if !generate.stop.is_empty() {
             self.model.tokenizer()?;
+        }
+        for begun in generate.resume.iter().flatten() {
+            if begun.choice >= generate.n || length + begun.tokens.len() >= context {
+                return Err(Error::Config(format!(
+                    "choice {} of {} cannot go on after {} tokens in a context of {context}",
+                    begun.choice,
+                    generate.n,
+                    begun.tokens.len()
+                )));
+            }
+        }
+        if generate.resume.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::Config("there is nothing to go on with".into()));
         }
         Ok(())
     }

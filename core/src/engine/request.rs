@@ -56,6 +56,18 @@ pub struct Generate {
     pub prompt_logprobs: Option<PromptLogprobs>,
     /// Admits only what the grammar does; every choice follows it on its own.
     pub grammar: Option<Grammar>,
+    /// Continuations that an engine which is gone had begun. They go on as they would have there, given the same seed;
+    /// [`Event::Prompt`] does not come again, and choices that are not named here are finished. None: begin all.
+    pub resume: Option<Vec<Begun>>,
+}
+
+/// How far a continuation came elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// Which of the `n` continuations.
+    pub choice: usize,
+    /// Its tokens that were told, in order.
+    pub tokens: Vec<u32>,
 }
 
 impl Default for Generate {
@@ -73,6 +85,7 @@ impl Default for Generate {
             logprobs: None,
             prompt_logprobs: None,
             grammar: None,
+            resume: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use web_time::Instant;
 
-use super::request::{Delta, Finish, Generate, PromptLogprobs, RequestId};
+use super::request::{Begun, Delta, Finish, Generate, PromptLogprobs, RequestId};
 use crate::cache::BlockTable;
 use crate::grammar::{Grammar, TokenMask};
 use crate::model::Model;
@@ -56,6 +56,18 @@ impl Sequence {
             continuation,
             state: State::Live,
         }
+    }
+
+    /// A sequence that was begun elsewhere and has `told` tokens already.
+    pub(super) fn resume(
+        request: RequestId,
+        prompt: Vec<u32>,
+        told: &[u32],
+        continuation: Continuation,
+    ) -> Self {
+        let mut sequence = Self::new(request, prompt, Some(continuation));
+        sequence.tokens.extend_from_slice(told);
+        sequence
     }
 
     /// A sequence with the same tokens in the blocks of `table`, continued another way.
@@ -167,6 +179,26 @@ impl Continuation {
             detokenizer: Detokenizer::new(generate.skip_special),
             stops: StopStrings::new(generate.stop.clone(), generate.include_stop),
         })
+    }
+
+    /// A choice that was begun elsewhere, as it was after its last token.
+    ///
+    /// # Errors
+    /// As [`Continuation::new`] and [`Continuation::advance`].
+    pub(super) fn resume(generate: &Arc<Generate>, begun: &Begun, seed: u64, model: &Model) -> Result<Self> {
+        let mut continuation = Self { started: true, ..Self::new(generate, begun.choice, seed)? };
+        continuation.sampler.skip(begun.tokens.len());
+        for &token in &begun.tokens {
+            if let Some(grammar) = &mut continuation.grammar {
+                grammar.accept(token)?;
+            }
+            if let Some(tokenizer) = &model.tokenizer {
+                let piece = continuation.detokenizer.push(tokenizer, token)?;
+                // What is certain was told.
+                continuation.stops.push(&piece);
+            }
+        }
+        Ok(continuation)
     }
 
     /// Another choice of the same request, at the end of the prompt.

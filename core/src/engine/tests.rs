@@ -84,6 +84,51 @@ fn choices_are_requests_with_the_next_seeds() {
     assert_eq!(control.rows.get(), 33 + 4 * 19);
 }
 
+/// However far its choices came on an engine that is gone, another one goes on as if nothing had happened.
+#[test]
+fn what_was_begun_elsewhere_goes_on_the_same() {
+    let generate = Generate {
+        ignore_eos: true,
+        stop: vec!["zz".into()],
+        sampling: SamplingParams {
+            repetition_penalty: 1.2,
+            frequency_penalty: 0.3,
+            ..seeded(7, 3, 9).sampling
+        },
+        ..seeded(7, 3, 9)
+    };
+    let whole = alone(&request(prompt(3, 20), generate.clone())).said();
+    for steps in 1..10 {
+        let mut engine = ROOMY.engine(&Rc::default());
+        let mut heard = HashMap::new();
+        engine.submit(RequestId(0), request(prompt(3, 20), generate.clone())).unwrap();
+        (0..steps).for_each(|_| step(&mut engine, &mut heard).unwrap());
+        let mut told = heard.remove(&RequestId(0)).unwrap();
+        if told.done {
+            break;
+        }
+        let left = told.tokens.iter().filter(|(choice, _)| !told.finish.contains_key(choice));
+        let begun: Vec<_> = left.map(|(&choice, t)| Begun { choice, tokens: t.clone() }).collect();
+        assert!(!begun.is_empty());
+        let resume = Generate { resume: Some(begun), ..generate.clone() };
+        let mut other = ROOMY.engine(&Rc::default());
+        other.submit(RequestId(5), request(prompt(3, 20), resume)).unwrap();
+        while other.has_work() {
+            for (_, event) in pollster::block_on(other.step()).unwrap() {
+                told.hear(event);
+            }
+        }
+        assert_eq!(told.said(), whole, "after {steps} steps");
+    }
+    let mut engine = ROOMY.engine(&Rc::default());
+    for begun in
+        [vec![], vec![Begun { choice: 3, tokens: vec![] }], vec![Begun { choice: 0, tokens: vec![1; 190] }]]
+    {
+        let resume = Generate { resume: Some(begun), ..generate.clone() };
+        assert!(matches!(engine.submit(RequestId(9), request(prompt(3, 20), resume)), Err(Error::Config(_))));
+    }
+}
+
 #[test]
 fn a_common_beginning_is_computed_once() {
     let control = Rc::<Control>::default();

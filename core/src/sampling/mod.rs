@@ -67,6 +67,13 @@ impl Sampler {
         &self.params
     }
 
+    /// Goes on as if this many tokens had been chosen.
+    pub fn skip(&mut self, tokens: usize) {
+        if self.params.temperature != 0.0 {
+            (0..tokens).for_each(|_| _ = self.rng.random::<f64>());
+        }
+    }
+
     /// The next token, given the logits of the last row (`[vocab]`). Equal logits count in order of their ids, so the
     /// outcome depends on nothing else.
     ///
