@@ -46,7 +46,10 @@ impl Hello {
 /// A step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepEvent {
-    /// Its number since the engine started.
+    /// Which engine made it, where a server has several.
+    #[serde(default)]
+    pub engine: usize,
+    /// Its number since that engine started.
     pub step: u64,
     /// When it ended, in milliseconds since 1970.
     pub at_ms: u64,
@@ -121,4 +124,23 @@ pub struct Standing {
     pub kv_bytes: u64,
     /// Device memory held by activations and staging.
     pub scratch_bytes: u64,
+}
+
+impl std::iter::Sum for Standing {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            running: a.running + b.running,
+            waiting: a.waiting + b.waiting,
+            blocks: a.blocks + b.blocks,
+            blocks_used: a.blocks_used + b.blocks_used,
+            prefix_queries: a.prefix_queries + b.prefix_queries,
+            prefix_hits: a.prefix_hits + b.prefix_hits,
+            preemptions: a.preemptions + b.preemptions,
+            prompt_tokens: a.prompt_tokens + b.prompt_tokens,
+            generation_tokens: a.generation_tokens + b.generation_tokens,
+            weight_bytes: a.weight_bytes + b.weight_bytes,
+            kv_bytes: a.kv_bytes + b.kv_bytes,
+            scratch_bytes: a.scratch_bytes + b.scratch_bytes,
+        })
+    }
 }

@@ -120,7 +120,7 @@ fn prepare(
     }
     let room = usize::from(generate.max_tokens > 0);
     let add_special_tokens = fields.add_special_tokens.unwrap_or(true);
-    let prompts = fields.prompt.tokenize(app, "prompt", add_special_tokens, room, app.options.capacity())?;
+    let prompts = fields.prompt.tokenize(app, "prompt", add_special_tokens, room, app.engine.capacity())?;
     let request = |prompt: &Prompt| Request {
         prompt: prompt.tokens.clone(),
         task: Task::Generate(Box::new(generate.clone())),

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Extension;
@@ -36,31 +36,42 @@ struct Step {
 #[derive(Debug)]
 pub(super) struct Feed {
     steps: broadcast::Sender<Arc<Step>>,
+    /// Where all engines together stand, and each.
     standing: watch::Sender<Standing>,
+    each: Mutex<Vec<Standing>>,
     /// Listeners who want ops to be measured.
     measuring: AtomicUsize,
 }
 
 impl Feed {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(engines: usize) -> Self {
         let (steps, _) = broadcast::channel(KEPT);
         let (standing, _) = watch::channel(Standing::default());
-        Self { steps, standing, measuring: AtomicUsize::new(0) }
+        let each = Mutex::new(vec![Standing::default(); engines]);
+        Self { steps, standing, each, measuring: AtomicUsize::new(0) }
     }
 
-    /// A step was made.
-    pub(super) fn step(&self, step: StepEvent, standing: Standing) {
+    /// An engine made a step. Returns where all engines together stand.
+    pub(super) fn step(&self, engine: usize, step: StepEvent, standing: Standing) -> Standing {
+        let standing = self.standing(engine, standing);
         if self.steps.receiver_count() > 0 {
             // An error says that the last one has just gone.
-            let _ = self.steps.send(Arc::new(Step { step, standing }));
+            let _ = self.steps.send(Arc::new(Step { step: StepEvent { engine, ..step }, standing }));
         }
-        self.standing.send_replace(standing);
+        standing
     }
 
-    /// The engine stands here, without a step.
-    pub(super) fn standing(&self, standing: Standing) {
+    /// An engine stands here, without a step. Returns where all engines together stand.
+    pub(super) fn standing(&self, engine: usize, standing: Standing) -> Standing {
+        // A thread that has panicked left whole numbers behind.
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = each.get_mut(engine) {
+            *own = standing;
+        }
+        let standing = each.iter().copied().sum();
         let changed = |old: &mut Standing| std::mem::replace(old, standing) != standing;
         self.standing.send_if_modified(changed);
+        standing
     }
 
     /// Whether somebody wants ops to be measured.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use tread_core::backend::Stats;
-use tread_core::engine::{EngineStats, StepReport};
+use tread_core::engine::StepReport;
+use tread_core::monitor::Standing;
 
 /// Seconds until a first token, and of whole requests.
 const LONG: &[f64] = &[
@@ -137,22 +137,18 @@ impl Metrics {
         live.dispatches.set(report.dispatches as f64);
     }
 
-    /// Where the engine stands now.
-    pub(super) fn standing(&self, stats: &EngineStats) {
+    /// Where the engines stand now.
+    pub(super) fn standing(&self, standing: &Standing) {
         let live = &self.live;
-        live.running.set(stats.running as f64);
-        live.waiting.set(stats.waiting as f64);
-        live.cache_usage.set(stats.blocks_used as f64 / stats.blocks.max(1) as f64);
-        live.prefix_queries.absolute(stats.prefix_queries);
-        live.prefix_hits.absolute(stats.prefix_hits);
-        live.preemptions.absolute(stats.preemptions);
-    }
-
-    /// What the device holds.
-    pub(super) fn device(&self, stats: Stats) {
-        self.live.weight_bytes.set(stats.weight_bytes as f64);
-        self.live.kv_bytes.set(stats.kv_bytes as f64);
-        self.live.scratch_bytes.set(stats.scratch_bytes as f64);
+        live.running.set(standing.running as f64);
+        live.waiting.set(standing.waiting as f64);
+        live.cache_usage.set(standing.blocks_used as f64 / standing.blocks.max(1) as f64);
+        live.prefix_queries.absolute(standing.prefix_queries);
+        live.prefix_hits.absolute(standing.prefix_hits);
+        live.preemptions.absolute(standing.preemptions);
+        live.weight_bytes.set(standing.weight_bytes as f64);
+        live.kv_bytes.set(standing.kv_bytes as f64);
+        live.scratch_bytes.set(standing.scratch_bytes as f64);
     }
 }
 

@@ -43,7 +43,7 @@ use crate::cli::ServeArgs;
 use crate::{devices, load};
 use app::{App, new_id, unix_time};
 pub use engine::OpenDevice;
-use engine::Status;
+use engine::{EngineThread, Status};
 use metrics::Metrics;
 pub use options::ServerOptions;
 
@@ -61,8 +61,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         tracing::warn!(address = %options.address, "others can reach this server, and it asks for no --api-key");
     }
     let device = args.device.clone();
-    let open = Box::new(move || devices::open(device.backend, device.adapter.as_ref()));
-    let server = Server::start(model, open, options)?;
+    let open: OpenDevice = Box::new(move || devices::open(device.backend, device.adapter.as_ref()));
+    let server = Server::start(model, vec![open], options)?;
     server.stop_on_signals()?;
     if let Some(device) = server.loaded() {
         let name = server.app.model_name();
@@ -98,7 +98,7 @@ pub struct Server {
     app: App,
     address: SocketAddr,
     runtime: Runtime,
-    engine: std::thread::JoinHandle<Result<()>>,
+    engines: Vec<EngineThread>,
     http: tokio::task::JoinHandle<()>,
     stop: watch::Sender<Stop>,
 }
@@ -114,12 +114,12 @@ enum Stop {
 }
 
 impl Server {
-    /// Binds the address and begins to load the model on the device that `open` opens. Requests may come from now on;
-    /// they wait until it is loaded.
+    /// Binds the address and begins to load the model on each of the devices, which compute different requests. Requests
+    /// may come from now on; they wait until it is loaded.
     ///
     /// # Errors
     /// When the address cannot be bound, or the options contradict each other or the model.
-    pub fn start(model: Model, open: OpenDevice, options: ServerOptions) -> Result<Self> {
+    pub fn start(model: Model, devices: Vec<OpenDevice>, options: ServerOptions) -> Result<Self> {
         options.check(&model)?;
         let model = Arc::new(model);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
@@ -128,7 +128,7 @@ impl Server {
             .with_context(|| format!("listening on {}; choose another --host or --port", options.address))?;
         let address = listener.local_addr()?;
         let metrics = Metrics::new(options.model_names.first().map_or(&model.name, String::as_str))?;
-        let (handle, engine) = engine::start(Arc::clone(&model), open, &options, Arc::clone(&metrics))?;
+        let (handle, engines) = engine::start(&model, devices, &options, &metrics)?;
         let app = App::new(model, options, handle, Arc::clone(&metrics));
         let (stop, stopped) = watch::channel(Stop::No);
         let router = layers::router(app.clone())?.layer(Extension(stopped.clone()));
@@ -140,7 +140,7 @@ impl Server {
                 metrics.upkeep();
             }
         });
-        Ok(Self { app, address, runtime, engine, http, stop })
+        Ok(Self { app, address, runtime, engines, http, stop })
     }
 
     /// Where it listens.
@@ -191,18 +191,20 @@ impl Server {
     /// When the model cannot be loaded, the device is lost and cannot be opened again, or a second signal came before
     /// every request was answered.
     pub fn wait(self) -> Result<()> {
-        let Self { app, runtime, engine, http, stop, .. } = self;
+        let Self { app, runtime, engines, http, stop, .. } = self;
         let ended = runtime.block_on(drain(&app, http, &stop));
         // A thread that has panicked meanwhile says nothing more, but has hung up.
         let loading = app.engine.status() == Status::Loading && app.engine.watch().has_changed().is_ok();
         app.engine.stop();
         // A model that is being loaded cannot be interrupted, and nobody waits for it.
-        let engine = if ended.is_ok() && !loading {
+        let mut engines = if ended.is_ok() && !loading { engines } else { vec![] };
+        let ends = engines.drain(..).map(|engine| {
             engine.join().unwrap_or_else(|_| Err(anyhow!("the engine panicked; the log says more")))
-        } else {
-            Ok(())
-        };
+        });
+        let (well, failed): (Vec<_>, Vec<_>) = ends.partition(Result::is_ok);
         runtime.shutdown_background();
+        // While one is left, the server serves.
+        let engine = if well.is_empty() { failed.into_iter().next().unwrap_or(Ok(())) } else { Ok(()) };
         ended.and(engine)
     }
 }

@@ -135,11 +135,6 @@ impl ServerOptions {
         Ok(())
     }
 
-    /// Sequences that may be in the server at a time.
-    pub(super) fn capacity(&self) -> usize {
-        self.max_sequences.saturating_add(self.max_queue)
-    }
-
     pub(super) fn engine(&self) -> EngineOptions {
         EngineOptions {
             context_length: self.context_length,

@@ -75,6 +75,11 @@ impl Gate {
         self.change(|state| state.broken = true);
     }
 
+    /// Steps that were begun.
+    pub(super) fn steps(&self) -> usize {
+        self.0.0.lock().unwrap().begun
+    }
+
     /// Waits until so many steps were begun.
     pub(super) fn wait_for_steps(&self, steps: usize) {
         let state = self.0.0.lock().unwrap();

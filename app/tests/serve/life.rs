@@ -11,7 +11,7 @@ use tread_core::tensor::Tensor;
 use tread_shaders::{Selector, Wgpu};
 
 use super::gate::Gate;
-use super::{Client, cpu, nano, options, start};
+use super::{Client, cpu, nano, options, start, start_on};
 
 const QUESTION: &str = "Who goes there?";
 const ANSWER: &str = "I am a man, sir.";
@@ -103,6 +103,40 @@ fn a_device_that_stays_lost_ends_the_server() {
     assert!(error.contains("could not be opened again"), "{error}");
 }
 
+/// Whoever an engine leaves behind when its device is gone for good goes on at another one, in the middle of an answer, as
+/// if nothing had happened: tokens, texts and random numbers.
+#[test]
+fn requests_outlive_their_engine() {
+    let fields = || json!({"temperature": 1.0, "seed": 11, "n": 2, "max_tokens": 24, "logprobs": true});
+    let expected = {
+        let server = start(cpu(), |_| ());
+        Client::new(server.address()).chat(QUESTION, fields()).good()["choices"].clone()
+    };
+    for steps in [0, 1, 2, 9] {
+        let gates = [Gate::closed(), Gate::closed()];
+        let server = start_on(gates.iter().map(Gate::device).collect(), |_| ());
+        let client = Client::new(server.address());
+        let asking = client.clone();
+        let asked = std::thread::spawn(move || asking.chat(QUESTION, fields()));
+        client.until("an engine has it", |_| gates.iter().any(|gate| gate.steps() > 0));
+        let [has, other] = if gates[0].steps() > 0 { [0, 1] } else { [1, 0] };
+        gates[has].let_steps(steps);
+        gates[has].wait_for_steps(steps + 1);
+        gates[has].break_for_good();
+        gates[other].open();
+        let answer = asked.join().unwrap().good();
+        assert_eq!(answer["choices"], expected, "after {steps} steps");
+        assert_eq!(client.get("/ready").status, 200, "one engine is left");
+        assert_eq!(client.metric("vllm:num_requests_running"), 0.0);
+        // New requests do not go where there is nobody.
+        for question in ["a", "b", "c", "d"] {
+            client.chat(question, json!({"max_tokens": 1})).good();
+        }
+        server.stop();
+        server.wait().unwrap();
+    }
+}
+
 /// A GPU that the test can take away.
 #[derive(Debug)]
 struct Shared(Arc<Wgpu>);
@@ -148,7 +182,7 @@ fn a_gpu_that_is_lost_is_opened_again() {
 fn a_model_that_cannot_be_loaded_ends_the_server() {
     let model = nano();
     let options = options(&model);
-    let server = Server::start(model, Box::new(|| anyhow::bail!("no such device")), options).unwrap();
+    let server = Server::start(model, vec![Box::new(|| anyhow::bail!("no such device"))], options).unwrap();
     assert_eq!(server.loaded(), None);
     assert!(format!("{:#}", server.wait().unwrap_err()).contains("no such device"));
 }
@@ -158,7 +192,7 @@ fn a_panic_while_the_model_is_loaded_ends_the_server() {
     let model = nano();
     let options = options(&model);
     let open = || -> anyhow::Result<Box<dyn Backend>> { panic!("a driver gone mad") };
-    let server = Server::start(model, Box::new(open), options).unwrap();
+    let server = Server::start(model, vec![Box::new(open)], options).unwrap();
     assert_eq!(server.loaded(), None);
     assert!(format!("{:#}", server.wait().unwrap_err()).contains("panicked"));
 }
@@ -169,7 +203,7 @@ fn options_that_contradict_each_other_are_refused() {
         let model = nano();
         let mut options = options(&model);
         change(&mut options);
-        format!("{:#}", Server::start(model, cpu(), options).unwrap_err())
+        format!("{:#}", Server::start(model, vec![cpu()], options).unwrap_err())
     };
     assert!(refused(|o| o.step_tokens = 4).contains("--step-tokens 4"));
     assert!(refused(|o| o.kv_tokens = 100).contains("--kv-tokens 100"));
@@ -179,7 +213,7 @@ fn options_that_contradict_each_other_are_refused() {
     let model = nano();
     let options = tread::serve::ServerOptions { address: taken.address(), ..options(&model) };
     assert!(
-        format!("{:#}", Server::start(model, cpu(), options).unwrap_err())
+        format!("{:#}", Server::start(model, vec![cpu()], options).unwrap_err())
             .contains("another --host or --port")
     );
 }

@@ -46,10 +46,15 @@ fn options(model: &Model) -> ServerOptions {
 
 /// A server of nano on the device that `open` opens.
 fn start(open: OpenDevice, change: impl FnOnce(&mut ServerOptions)) -> Server {
+    start_on(vec![open], change)
+}
+
+/// A server of nano on several devices.
+fn start_on(devices: Vec<OpenDevice>, change: impl FnOnce(&mut ServerOptions)) -> Server {
     let model = nano();
     let mut options = options(&model);
     change(&mut options);
-    let server = Server::start(model, open, options).unwrap();
+    let server = Server::start(model, devices, options).unwrap();
     server.loaded().unwrap();
     server
 }

@@ -83,6 +83,7 @@ impl Monitor {
         let report = engine.last_step();
         let us = |time: Duration| time.as_micros() as u64;
         StepEvent {
+            engine: 0,
             step: self.steps,
             at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             schedule_us: us(report.schedule),

@@ -1,22 +1,23 @@
-//! The handle by which HTTP talks to the engine's thread.
+//! The handle by which HTTP talks to the engines' threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
-use tread_core::engine::{Event, Request, RequestId, Task};
+use tread_core::engine::{Request, RequestId, Task};
 
 use super::super::events::Feed;
 use super::super::options::ServerOptions;
-use super::{Command, Failure, Item, Status, Submit};
+use super::route::Engines;
+use super::status::Status;
+use super::stream::EventStream;
+use super::{Command, Failure, Submit, Ticket};
 
-/// Talks to the engine's thread.
+/// Talks to the engines' threads.
 #[derive(Clone, Debug)]
 pub(in super::super) struct EngineHandle {
-    commands: mpsc::Sender<Command>,
+    engines: Arc<Engines>,
     status: watch::Receiver<Status>,
     feed: Arc<Feed>,
     next_id: Arc<AtomicU64>,
@@ -28,24 +29,25 @@ pub(in super::super) struct EngineHandle {
 
 impl EngineHandle {
     pub(super) fn new(
-        commands: mpsc::Sender<Command>,
+        engines: Engines,
         status: watch::Receiver<Status>,
         feed: Arc<Feed>,
         options: &ServerOptions,
     ) -> Self {
+        let running = options.max_sequences.saturating_mul(engines.len());
         Self {
-            commands,
+            engines: Arc::new(engines),
             status,
             feed,
             next_id: Arc::default(),
             live: Arc::default(),
-            capacity: options.capacity(),
+            capacity: running.saturating_add(options.max_queue),
             request_timeout: options.request_timeout,
         }
     }
 
     /// Hands requests in, all or none. Their events come from the stream, with the index in `requests`.
-    pub(in super::super) fn submit(&self, requests: Vec<Request>) -> Result<EventStream, Failure> {
+    pub(in super::super) fn submit(&self, mut requests: Vec<Request>) -> Result<EventStream, Failure> {
         let sequences: usize = requests.iter().map(choices).sum();
         let capacity = self.capacity;
         if sequences > capacity {
@@ -59,34 +61,59 @@ impl EngineHandle {
         if self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with_these).is_err() {
             return Err(Failure::QueueFull { capacity });
         }
-        let slot = |request| Slot { live: Arc::clone(&self.live), sequences: choices(request) };
-        let slots: Vec<_> = requests.iter().map(slot).collect();
-        let first = self.next_id.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        let ids: Vec<_> = (first..).map(RequestId).take(requests.len()).collect();
-        let (events, receiver) = unbounded_channel();
-        let stream = EventStream { events: receiver, handle: self.clone(), ids: ids.clone() };
-        let deadline = Instant::now() + self.request_timeout;
-        let submit = |((id, request), slot)| Submit { id, request, slot };
-        let requests = ids.into_iter().zip(requests).zip(slots).map(submit).collect();
-        let span = tracing::Span::current();
-        // If the thread is gone, the stream ends at once and says so.
-        let _ = self.commands.send(Command::Submit { requests, events, deadline, span });
-        Ok(stream)
+        let slots =
+            requests.iter().map(|r| Slot { live: Arc::clone(&self.live), sequences: choices(r) }).collect();
+        // An engine that goes on with what another one began must draw the same random numbers.
+        for request in &mut requests {
+            if let Task::Generate(generate) = &mut request.task {
+                generate.sampling.seed.get_or_insert_with(|| uuid::Uuid::new_v4().as_u64_pair().0);
+            }
+        }
+        Ok(EventStream::begin(self.clone(), requests, slots, Instant::now() + self.request_timeout))
     }
 
-    /// Where the engine stands.
+    /// Hands a request to an engine, but not to the one that it must not be; returns to which, and under which name. None
+    /// when there is no other. A request that was placed before has lost its slot, but not its right to one.
+    pub(super) fn place(
+        &self,
+        request: Request,
+        ticket: impl FnOnce() -> Ticket,
+        slot: Option<Slot>,
+        deadline: Instant,
+        not: Option<usize>,
+    ) -> Option<(usize, RequestId)> {
+        let engine = self.engines.choose(&request.prompt, not)?;
+        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let count = |live: &Arc<AtomicUsize>| Slot::take(live, choices(&request));
+        let slots = [slot.unwrap_or_else(|| count(&self.live)), count(self.engines.load(engine))];
+        let span = tracing::Span::current();
+        let submit = Submit { id, request, ticket: ticket(), slots, deadline, span };
+        self.engines.send(engine, Command::Submit(Box::new(submit)));
+        Some((engine, id))
+    }
+
+    pub(super) fn abort(&self, engine: usize, id: RequestId) {
+        self.engines.send(engine, Command::Abort(id));
+    }
+
+    /// Where the engines stand.
     pub(in super::super) fn status(&self) -> Status {
         self.status.borrow().clone()
     }
 
-    /// Its changes. Closed when the thread has ended.
+    /// Its changes. Closed when the threads have ended.
     pub(in super::super) fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// What it does, as it does it.
+    /// What they do, as they do it.
     pub(in super::super) fn feed(&self) -> &Arc<Feed> {
         &self.feed
+    }
+
+    /// Sequences that may be in the server at a time.
+    pub(in super::super) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Whether another sequence would be refused.
@@ -94,9 +121,9 @@ impl EngineHandle {
         self.live.load(Ordering::Relaxed) >= self.capacity
     }
 
-    /// Ends the thread; requests that are not finished fail.
+    /// Ends the threads; requests that are not finished fail.
     pub(in super::super) fn stop(&self) {
-        let _ = self.commands.send(Command::Stop);
+        self.engines.stop();
     }
 }
 
@@ -107,40 +134,23 @@ fn choices(request: &Request) -> usize {
     }
 }
 
-/// The place of a request in the server: free again when the engine has done with it, however slowly its client reads.
+/// The place of a request, in the server or in an engine: free again when the engine has done with it, however slowly
+/// its client reads.
 #[derive(Debug)]
 pub(super) struct Slot {
     live: Arc<AtomicUsize>,
     sequences: usize,
 }
 
+impl Slot {
+    fn take(live: &Arc<AtomicUsize>, sequences: usize) -> Self {
+        live.fetch_add(sequences, Ordering::Relaxed);
+        Self { live: Arc::clone(live), sequences }
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         self.live.fetch_sub(self.sequences, Ordering::Relaxed);
-    }
-}
-
-/// The events of the requests of one call. Dropping it aborts what is not finished: a client that went away costs
-/// nothing from then on.
-#[derive(Debug)]
-pub(in super::super) struct EventStream {
-    events: UnboundedReceiver<Item>,
-    handle: EngineHandle,
-    ids: Vec<RequestId>,
-}
-
-impl EventStream {
-    /// The next event and the index of its request. Ask no more once every request is done.
-    pub(in super::super) async fn next(&mut self) -> Result<(usize, Event), Failure> {
-        match self.events.recv().await {
-            Some((index, event)) => event.map(|event| (index, event)),
-            None => Err(Failure::Lost("the engine has ended".into())),
-        }
-    }
-}
-
-impl Drop for EventStream {
-    fn drop(&mut self) {
-        let _ = self.handle.commands.send(Command::Abort(std::mem::take(&mut self.ids)));
     }
 }

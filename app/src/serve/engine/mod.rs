@@ -1,16 +1,20 @@
-//! The one thread that owns the engine, and the handle by which HTTP talks to it.
+//! The threads that own the engines, and the handle by which HTTP talks to them.
 //!
 //! A compiled model cannot leave the thread that compiled it, so that thread opens the device, runs the steps, and opens
-//! the device anew when it is lost. Commands come by one channel; each request's events go back by its own.
+//! the device anew when it is lost. Commands come by one channel; each request's events go back by its own. Where there
+//! are several engines (data-parallel attention), each has its own KV cache, and a request whose engine is gone for good
+//! goes on at another one.
 
 mod handle;
+mod route;
+mod status;
+mod stream;
 mod worker;
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::watch;
 use tread_core::backend::Backend;
 use tread_core::engine::{Event, Request, RequestId};
 use tread_core::model::Model;
@@ -18,25 +22,16 @@ use tread_core::model::Model;
 use super::events::Feed;
 use super::metrics::Metrics;
 use super::options::ServerOptions;
+pub(super) use handle::EngineHandle;
 use handle::Slot;
-pub(super) use handle::{EngineHandle, EventStream};
+use route::Engines;
+use status::Board;
+pub(super) use status::Status;
+pub(super) use stream::EventStream;
 use worker::{Device, Worker};
 
 /// Opens the device; called again after it was lost.
 pub type OpenDevice = Box<dyn FnMut() -> anyhow::Result<Box<dyn Backend>> + Send>;
-
-/// Where the engine stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Status {
-    /// Weights are on their way to the device.
-    Loading,
-    /// Steps run. The text names the device.
-    Ready(String),
-    /// The device was lost and is opened anew.
-    Rebuilding,
-    /// The end.
-    Failed(String),
-}
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -72,36 +67,83 @@ pub(super) enum Failure {
     Lost(String),
 }
 
+#[derive(Debug)]
 enum Command {
-    Submit { requests: Vec<Submit>, events: Events, deadline: Instant, span: tracing::Span },
-    Abort(Vec<RequestId>),
+    Submit(Box<Submit>),
+    Abort(RequestId),
     Stop,
 }
 
+/// A request for an engine.
+#[derive(Debug)]
 struct Submit {
     id: RequestId,
     request: Request,
-    slot: Slot,
+    ticket: Ticket,
+    /// In the server, and in the engine.
+    slots: [Slot; 2],
+    deadline: Instant,
+    span: tracing::Span,
 }
 
+/// What happened to one of a call's requests.
 type Item = (usize, Result<Event, Failure>);
-type Events = UnboundedSender<Item>;
 
-/// Starts the thread. It ends after [`EngineHandle::stop`], or when the device cannot be had.
+/// Where the events of a request go. Whoever drops it before the last one says that the engine is gone.
+#[derive(Debug)]
+struct Ticket {
+    /// Which of its call's requests it is.
+    index: usize,
+    events: UnboundedSender<Item>,
+    ended: bool,
+}
+
+impl Ticket {
+    fn new(index: usize, events: UnboundedSender<Item>) -> Self {
+        Self { index, events, ended: false }
+    }
+
+    fn send(&mut self, item: Result<Event, Failure>) {
+        self.ended = matches!(item, Ok(Event::Done | Event::Failed(_)) | Err(_));
+        // If nobody listens, the abort is on its way.
+        let _ = self.events.send((self.index, item));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.send(Err(Failure::Lost("the engine has ended".to_owned())));
+        }
+    }
+}
+
+/// The thread of an engine.
+pub(super) type EngineThread = std::thread::JoinHandle<anyhow::Result<()>>;
+
+/// Starts a thread for each device. They end after [`EngineHandle::stop`], or when their device cannot be had.
 pub(super) fn start(
-    model: Arc<Model>,
-    open: OpenDevice,
+    model: &Arc<Model>,
+    devices: Vec<OpenDevice>,
     options: &ServerOptions,
-    metrics: Arc<Metrics>,
-) -> std::io::Result<(EngineHandle, std::thread::JoinHandle<anyhow::Result<()>>)> {
-    let (commands, receiver) = mpsc::channel();
-    let (status, watcher) = watch::channel(Status::Loading);
-    let feed = Arc::new(Feed::new());
-    let handle = EngineHandle::new(commands, watcher, Arc::clone(&feed), options);
-    let device = Device { open, model, options: options.clone() };
-    let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-        let result = Worker::new(device, receiver, status, metrics, feed).and_then(Worker::run);
-        result.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "the engine has ended"))
-    })?;
-    Ok((handle, thread))
+    metrics: &Arc<Metrics>,
+) -> std::io::Result<(EngineHandle, Vec<EngineThread>)> {
+    let feed = Arc::new(Feed::new(devices.len()));
+    let (board, watcher) = Board::new(devices.len());
+    let (mut engines, mut threads) = (vec![], vec![]);
+    for (index, open) in devices.into_iter().enumerate() {
+        let (commands, receiver) = mpsc::channel();
+        let device = Device { open, model: Arc::clone(model), options: options.clone() };
+        let (status, metrics, feed) = (board.of(index), Arc::clone(metrics), Arc::clone(&feed));
+        let name = format!("engine {index}");
+        threads.push(std::thread::Builder::new().name(name).spawn(move || {
+            let result = Worker::new(device, receiver, status, metrics, feed).and_then(Worker::run);
+            result.inspect_err(|error| {
+                tracing::error!(engine = index, error = format!("{error:#}"), "the engine has ended")
+            })
+        })?);
+        engines.push(commands);
+    }
+    let engines = Engines::new(engines, board.each());
+    Ok((EngineHandle::new(engines, watcher, feed, options), threads))
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tread_core::backend::Executable;
 use tread_core::engine::{Engine, Event, RequestId};
 use tread_core::model::Model;
@@ -15,7 +14,8 @@ use super::super::events::Feed;
 use super::super::metrics::Metrics;
 use super::super::options::ServerOptions;
 use super::super::record::Record;
-use super::{Command, Events, Failure, OpenDevice, Slot, Status, Submit};
+use super::status::{Status, StatusOf};
+use super::{Command, Failure, OpenDevice, Slot, Submit, Ticket};
 
 /// Seconds before each attempt to open a lost device.
 const PAUSES: [u64; 6] = [0, 1, 2, 4, 8, 16];
@@ -42,20 +42,20 @@ impl Device {
 
 /// A request the engine knows.
 struct Active {
-    /// Which of its call's requests it is.
-    index: usize,
-    events: Events,
+    ticket: Ticket,
     deadline: Instant,
     record: Record,
     /// Held until the request ends.
-    _slot: Slot,
+    _slots: [Slot; 2],
 }
 
 pub(super) struct Worker {
+    /// Which of the server's engines it is.
+    index: usize,
     device: Device,
     engine: Engine,
     commands: mpsc::Receiver<Command>,
-    status: watch::Sender<Status>,
+    status: StatusOf,
     metrics: Arc<Metrics>,
     feed: Arc<Feed>,
     monitor: Monitor,
@@ -69,20 +69,20 @@ impl Worker {
     pub(super) fn new(
         mut device: Device,
         commands: mpsc::Receiver<Command>,
-        status: watch::Sender<Status>,
+        status: StatusOf,
         metrics: Arc<Metrics>,
         feed: Arc<Feed>,
     ) -> anyhow::Result<Self> {
-        let (executable, name) = device.compile().inspect_err(|error| {
-            status.send_replace(Status::Failed(format!("{error:#}")));
-        })?;
-        metrics.device(executable.stats());
+        let compiled = device.compile();
+        let (executable, name) =
+            compiled.inspect_err(|error| status.set(Status::Failed(format!("{error:#}"))))?;
         let engine = Engine::new(device.model.clone(), executable, device.options.engine());
         let monitor = Monitor::default();
-        feed.standing(monitor.standing(&engine));
-        status.send_replace(Status::Ready(name));
+        metrics.standing(&feed.standing(status.engine(), monitor.standing(&engine)));
+        status.set(Status::Ready(name));
         let active = HashMap::new();
         Ok(Self {
+            index: status.engine(),
             device,
             engine,
             commands,
@@ -115,9 +115,9 @@ impl Worker {
                     losses = 0;
                     events.into_iter().for_each(|(id, event)| self.deliver(id, event));
                     self.metrics.step(self.engine.last_step());
-                    self.metrics.device(self.engine.executable().stats());
-                    self.metrics.standing(&self.engine.stats());
-                    self.feed.step(self.monitor.step(&self.engine), self.monitor.standing(&self.engine));
+                    let (step, standing) =
+                        (self.monitor.step(&self.engine), self.monitor.standing(&self.engine));
+                    self.metrics.standing(&self.feed.step(self.index, step, standing));
                 }
                 Err(error) => {
                     losses += 1;
@@ -125,7 +125,8 @@ impl Worker {
                     tracing::error!(%error, waiting = self.active.len(), "the device failed");
                     if let Err(reason) = self.rebuild(losses, &error) {
                         self.fail_all(|| Failure::Lost(reason.clone()));
-                        self.status.send_replace(Status::Failed(reason.clone()));
+                        self.stand();
+                        self.status.set(Status::Failed(reason.clone()));
                         anyhow::bail!("the device was lost and could not be opened again: {reason}");
                     }
                 }
@@ -148,8 +149,7 @@ impl Worker {
                 let Ok(command) = self.commands.try_recv() else { return };
                 command
             } else {
-                self.metrics.standing(&self.engine.stats());
-                self.feed.standing(self.monitor.standing(&self.engine));
+                self.stand();
                 // Without a handle there is nobody left to serve.
                 self.commands.recv().unwrap_or(Command::Stop)
             };
@@ -157,26 +157,29 @@ impl Worker {
         }
     }
 
+    /// Tells where the engine stands without a step.
+    fn stand(&self) {
+        let standing = self.monitor.standing(&self.engine);
+        self.metrics.standing(&self.feed.standing(self.index, standing));
+    }
+
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Submit { requests, events, deadline, span } => {
-                for (index, Submit { id, request, slot }) in requests.into_iter().enumerate() {
-                    let record = Record::new(&request, span.clone());
-                    self.monitor.arrived(id);
-                    let events = events.clone();
-                    self.active.insert(id, Active { index, events, deadline, record, _slot: slot });
-                    if let Err(error) = self.engine.submit(id, request) {
-                        self.fail(id, Failure::Request(error));
-                    }
+            Command::Submit(submit) => {
+                let Submit { id, request, ticket, slots, deadline, span } = *submit;
+                let record = Record::new(&request, span);
+                self.monitor.arrived(id);
+                self.active.insert(id, Active { ticket, deadline, record, _slots: slots });
+                if let Err(error) = self.engine.submit(id, request) {
+                    self.fail(id, Failure::Request(error));
                 }
             }
-            Command::Abort(ids) => {
-                for id in ids {
-                    if let Some(active) = self.active.remove(&id) {
-                        self.engine.abort(id);
-                        self.monitor.forget(id);
-                        active.record.aborted(&self.metrics);
-                    }
+            // Nobody listens any more.
+            Command::Abort(id) => {
+                if let Some(active) = self.active.remove(&id) {
+                    self.engine.abort(id);
+                    self.monitor.forget(id);
+                    active.record.aborted(&self.metrics);
                 }
             }
             Command::Stop => self.stopping = true,
@@ -188,12 +191,10 @@ impl Worker {
         let Some(active) = self.active.get_mut(&id) else { return };
         active.record.observe(&event, time, &self.metrics);
         let ends = matches!(event, Event::Done | Event::Failed(_));
-        let item = match event {
+        active.ticket.send(match event {
             Event::Failed(error) => Err(Failure::Request(error)),
             event => Ok(event),
-        };
-        // Nobody listens: the abort is on its way.
-        let _ = active.events.send((active.index, item));
+        });
         if ends {
             self.active.remove(&id);
         }
@@ -201,11 +202,11 @@ impl Worker {
 
     /// Gives up a request.
     fn fail(&mut self, id: RequestId, failure: Failure) {
-        if let Some(active) = self.active.remove(&id) {
+        if let Some(mut active) = self.active.remove(&id) {
             self.engine.abort(id);
             self.monitor.forget(id);
+            active.ticket.send(Err(failure));
             active.record.aborted(&self.metrics);
-            let _ = active.events.send((active.index, Err(failure)));
         }
     }
 
@@ -230,7 +231,7 @@ impl Worker {
         if losses > MOST_LOSSES {
             return Err(format!("{cause}, {losses} times in a row"));
         }
-        self.status.send_replace(Status::Rebuilding);
+        self.status.set(Status::Rebuilding);
         let mut last = cause.to_string();
         for pause in PAUSES {
             self.wait(Duration::from_secs(pause));
@@ -241,7 +242,7 @@ impl Worker {
                 Ok((executable, name)) => {
                     self.engine.recover(executable);
                     tracing::warn!(device = name, "the device is back; requests go on");
-                    self.status.send_replace(Status::Ready(name));
+                    self.status.set(Status::Ready(name));
                     return Ok(());
                 }
                 Err(error) => {
