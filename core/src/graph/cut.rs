@@ -29,14 +29,13 @@ impl Part {
         }
     }
 
-    fn holds(&self, node: &Node) -> bool {
+    fn holds(&self, graph: &Graph, node: &Node) -> bool {
         if node.side != self.side() {
             return false;
         }
         let Self::Ffn { layers, experts } = self else { return true };
-        let dense = experts.as_ref().is_none_or(|ids| ids.start == 0);
-        node.layer.is_some_and(|layer| layers.contains(&layer))
-            && (dense || matches!(node.op, Op::Experts { .. }))
+        let first = experts.as_ref().is_none_or(|ids| ids.start == 0);
+        node.layer.is_some_and(|layer| layers.contains(&layer)) && (first || graph.is_of_experts(node))
     }
 }
 
@@ -85,7 +84,7 @@ impl Graph {
         for (at, run) in runs.iter().enumerate() {
             self.check_edges(&runs[..at], run)?;
             let start = graph.nodes.len();
-            for node in run.iter().filter(|n| part.holds(n)) {
+            for node in run.iter().filter(|n| part.holds(self, n)) {
                 let mut node = node.clone();
                 renumber(self, part, &mut node, &mut graph, &mut weights);
                 graph.nodes.push(node);
@@ -98,6 +97,17 @@ impl Graph {
         }
         self.join(part, &mut graph)?;
         Ok(PartGraph { graph, weights })
+    }
+
+    /// Whether a node makes what chosen experts say, rounded or not.
+    fn is_of_experts(&self, node: &Node) -> bool {
+        let made_by_experts =
+            |value| self.nodes.iter().any(|n| n.output == Some(value) && self.is_of_experts(n));
+        match node.op {
+            Op::Experts { .. } => true,
+            Op::Round { .. } => made_by_experts(node.inputs[0]),
+            _ => false,
+        }
     }
 
     fn check_part(&self, part: &Part) -> Result<()> {
