@@ -4,11 +4,13 @@
 //! the whole again: an executable whose attention is here and whose FFNs answer from wherever an [`Ffn`] reaches.
 
 pub mod activations;
+mod backend;
 mod local;
 mod micro_batch;
 mod pipeline;
 mod shards;
 
+pub use backend::{Cut, Disaggregated, OpenPool};
 pub use local::{LocalFfn, Worker};
 pub use pipeline::{Pipeline, Stage, StageName};
 pub use shards::{Layout, Shard, Sharding};
