@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::graph::Graph;
-use crate::monitor::OpTime;
+use crate::monitor::{OpTime, Pool};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -66,6 +66,11 @@ pub trait Backend: std::fmt::Debug {
 
     /// The device, for people: `NVIDIA H100 (Vulkan)`.
     fn device(&self) -> String;
+
+    /// The pools of devices that it is; one, unless attention and FFN are disaggregated.
+    fn pools(&self) -> Vec<Pool> {
+        vec![Pool::whole(self.device())]
+    }
 
     /// Bytes of the host's own memory that a model takes whose weights and KV cache have these sizes. None on devices with
     /// memory of their own, which is not known before it is asked for: they refuse in [`Backend::compile`].

@@ -33,13 +33,18 @@ pub struct Pool {
     pub sides: Vec<Side>,
 }
 
+impl Pool {
+    /// One device that runs everything.
+    pub fn whole(device: impl Into<String>) -> Self {
+        Self { name: "all".to_owned(), device: device.into(), sides: vec![Side::Attention, Side::Ffn] }
+    }
+}
+
 impl Hello {
     /// One device that runs everything.
     pub fn single(model: impl Into<String>, device: impl Into<String>, context: usize) -> Self {
         let device = device.into();
-        let sides = vec![Side::Attention, Side::Ffn];
-        let pools = vec![Pool { name: "all".to_owned(), device: device.clone(), sides }];
-        Self { model: model.into(), device, context, pools }
+        Self { model: model.into(), pools: vec![Pool::whole(device.clone())], device, context }
     }
 }
 
@@ -82,7 +87,8 @@ pub struct SequenceRows {
     pub decodes: bool,
 }
 
-/// One op, or several that run as one kernel.
+/// One op, or several that run as one kernel; where attention and FFN are disaggregated, what a micro-batch goes through in
+/// a layer: `attention`, `a2f` (the way there), `ffn`, `f2a` (the way back).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpTime {
     /// What ran: `linear`, `attention`, ...
@@ -91,6 +97,9 @@ pub struct OpTime {
     pub layer: Option<usize>,
     /// The pool it belongs to.
     pub side: Side,
+    /// Which of the step's micro-batches it is for, where attention and FFN are disaggregated.
+    #[serde(default)]
+    pub micro_batch: usize,
     /// Since the step's first op began, microseconds.
     pub start_us: f64,
     /// How long it took, microseconds.

@@ -78,6 +78,7 @@ impl Profiler {
             name: label.name.to_owned(),
             layer: label.layer,
             side: label.side,
+            micro_batch: 0,
             start_us: us(begin - first),
             us: us(end.saturating_sub(*begin)),
         };

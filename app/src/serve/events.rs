@@ -186,8 +186,13 @@ impl Listener {
     async fn hello(&self) -> Option<Event> {
         let mut status = self.app.engine.watch();
         let ready = status.wait_for(|status| matches!(status, Status::Ready(_) | Status::Failed(_))).await;
-        let Ok(Status::Ready(device)) = ready.as_deref() else { return None };
-        let hello = Hello::single(self.app.model_name(), device, self.app.options.context_length);
+        let Ok(Status::Ready(running)) = ready.as_deref() else { return None };
+        let hello = Hello {
+            model: self.app.model_name().to_owned(),
+            device: running.device.clone(),
+            context: self.app.options.context_length,
+            pools: running.pools.clone(),
+        };
         Some(Event::default().event("hello").data(json(&hello)))
     }
 }

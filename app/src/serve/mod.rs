@@ -159,7 +159,7 @@ impl Server {
                 _ = stop.wait_for(|stop| *stop > Stop::No) => return None,
             };
             match status.as_deref() {
-                Ok(Status::Ready(device)) => Some(device.clone()),
+                Ok(Status::Ready(running)) => Some(running.device.clone()),
                 _ => None,
             }
         })

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{Ffn, Layout, Pipeline, Sharding};
 use crate::Result;
 use crate::backend::{Backend, CompileOptions, Executable, LocalFuture};
-use crate::graph::{EdgeDType, Graph, Part};
+use crate::graph::{EdgeDType, Graph, Part, Side};
+use crate::monitor::Pool;
 use crate::tensor::Tensor;
 
 /// How attention and FFN are taken apart.
@@ -104,6 +105,16 @@ impl Backend for Disaggregated {
             Some(pool) => format!("{}; FFN on {}", self.attention.device(), pool.name()),
             None => self.attention.device(),
         }
+    }
+
+    fn pools(&self) -> Vec<Pool> {
+        let Some(pool) = &self.pool else { return self.attention.pools() };
+        let attention = Pool {
+            name: "attention".to_owned(),
+            device: self.attention.device(),
+            sides: vec![Side::Attention],
+        };
+        vec![attention, Pool { name: "ffn".to_owned(), device: pool.name(), sides: vec![Side::Ffn] }]
     }
 
     fn host_bytes(&self, weights: u64, cache: u64) -> u64 {

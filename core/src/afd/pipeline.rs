@@ -222,6 +222,7 @@ impl Pipeline {
             name: stage.name.name().to_owned(),
             layer: (stage.layer + 1 < self.graph.segments.len()).then_some(stage.layer),
             side: if stage.name == StageName::Attention { Side::Attention } else { Side::Ffn },
+            micro_batch: stage.micro_batch,
             start_us: stage.start_us,
             us: stage.us,
         };

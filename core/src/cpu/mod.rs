@@ -169,6 +169,7 @@ impl CpuExecutable {
                     name: op.name().to_owned(),
                     layer: *layer,
                     side: *side,
+                    micro_batch: 0,
                     start_us: us(start),
                     us: us(begin.elapsed() - start),
                 });

@@ -147,7 +147,14 @@ mod tests {
     #[test]
     fn few_steps_are_kept_and_the_last_measured_one() {
         let mut board = Board::default();
-        let op = OpTime { name: "linear".into(), layer: None, side: Side::Ffn, start_us: 0.0, us: 1.0 };
+        let op = OpTime {
+            name: "linear".into(),
+            layer: None,
+            side: Side::Ffn,
+            micro_batch: 0,
+            start_us: 0.0,
+            us: 1.0,
+        };
         board.step(0, StepEvent { ops: vec![op], ..step(0, &[]) }, Standing::default());
         for number in 1..=STEPS as u64 {
             board.step(number, step(number, &[]), Standing::default());

@@ -12,17 +12,26 @@ pub enum Lane {
     Attention,
     /// FFN of a layer.
     Ffn,
+    /// On the way between two pools.
+    Link,
     /// Before the first layer and behind the last: embedding and head.
     Ends,
 }
 
 impl Lane {
     /// In the order in which they are drawn.
-    pub const ALL: [Self; 3] = [Self::Attention, Self::Ffn, Self::Ends];
+    pub const ALL: [Self; 4] = [Self::Attention, Self::Ffn, Self::Link, Self::Ends];
+
+    /// Those that these ops are in; one pool has no way to itself.
+    pub fn of_ops(ops: &[OpTime]) -> Vec<Self> {
+        let used = |lane: &Self| *lane != Self::Link || ops.iter().any(|op| Self::of(op) == Self::Link);
+        Self::ALL.into_iter().filter(used).collect()
+    }
 
     /// Where an op belongs.
     pub fn of(op: &OpTime) -> Self {
         match (op.layer, op.side) {
+            _ if op.name == "a2f" || op.name == "f2a" => Self::Link,
             (None, _) => Self::Ends,
             (Some(_), Side::Attention) => Self::Attention,
             (Some(_), Side::Ffn) => Self::Ffn,
@@ -34,6 +43,7 @@ impl Lane {
         match self {
             Self::Attention => "Attention",
             Self::Ffn => "FFN",
+            Self::Link => "Between",
             Self::Ends => "Embed, head",
         }
     }
@@ -129,7 +139,7 @@ mod tests {
     use super::*;
 
     fn op(name: &str, layer: Option<usize>, side: Side, start_us: f64, us: f64) -> OpTime {
-        OpTime { name: name.to_owned(), layer, side, start_us, us }
+        OpTime { name: name.to_owned(), layer, side, micro_batch: 0, start_us, us }
     }
 
     #[test]
@@ -146,7 +156,10 @@ mod tests {
             totals.iter().map(|t| (t.name.as_str(), t.count, t.us)).collect();
         assert_eq!(names, [("linear", 3, 9.0), ("attention", 1, 6.0), ("embed", 1, 1.0)]);
         assert_eq!(totals[0].share, 9.0 / 16.0);
-        assert_eq!(Lane::ALL.map(|lane| lane_us(&ops, lane)), [8.0, 5.0, 3.0]);
+        assert_eq!(Lane::ALL.map(|lane| lane_us(&ops, lane)), [8.0, 5.0, 0.0, 3.0]);
+        assert_eq!(Lane::of_ops(&ops), [Lane::Attention, Lane::Ffn, Lane::Ends]);
+        let way = op("a2f", Some(0), Side::Ffn, 3.0, 4.0);
+        assert_eq!((Lane::of(&way), Lane::of_ops(&[way]).len()), (Lane::Link, 4));
         assert_eq!(span_us(&ops), 16.0);
         assert_eq!(span_us(&[]), 0.0);
         assert!(by_op(&[]).is_empty());

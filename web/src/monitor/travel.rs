@@ -71,7 +71,8 @@ mod tests {
     fn computing_divides_as_the_ops_did() {
         let step = StepEvent { schedule_us: 10, compute_us: 800, sample_us: 20, ..StepEvent::default() };
         assert_eq!(stage_us(&step, None), [10.0, 400.0, 400.0, 20.0]);
-        let op = |side, us| OpTime { name: "x".into(), layer: Some(0), side, start_us: 0.0, us };
+        let op =
+            |side, us| OpTime { name: "x".into(), layer: Some(0), side, micro_batch: 0, start_us: 0.0, us };
         let head = OpTime { layer: None, ..op(Side::Attention, 1.0) };
         let profiled = StepEvent {
             ops: vec![op(Side::Attention, 2.0), op(Side::Ffn, 1.0), head],

@@ -144,7 +144,14 @@ fn what_the_worker_says_arrives() {
 }
 
 fn step() -> FromEngine {
-    let op = OpTime { name: "linear".into(), layer: Some(1), side: Side::Ffn, start_us: 0.5, us: 2.0 };
+    let op = OpTime {
+        name: "linear".into(),
+        layer: Some(1),
+        side: Side::Ffn,
+        micro_batch: 0,
+        start_us: 0.5,
+        us: 2.0,
+    };
     let rows = SequenceRows { request: 1, rows: 2, decodes: true };
     let step = StepEvent {
         step: 9,

@@ -74,6 +74,9 @@ impl Engines {
 mod tests {
     use std::sync::Mutex;
 
+    use tread_core::cpu::Cpu;
+
+    use super::super::status::Running;
     use super::*;
 
     fn engines(status: &[Status]) -> Engines {
@@ -82,7 +85,7 @@ mod tests {
     }
 
     fn ready() -> Status {
-        Status::Ready("cpu".to_owned())
+        Status::Ready(Running::on(&Cpu::new()))
     }
 
     #[test]

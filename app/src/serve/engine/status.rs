@@ -3,18 +3,35 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tread_core::backend::Backend;
+use tread_core::monitor::Pool;
 
 /// Where an engine stands, or all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Status {
     /// Weights are on their way to the device.
     Loading,
-    /// Steps run. The text names the device.
-    Ready(String),
+    /// Steps run.
+    Ready(Running),
     /// The device was lost and is opened anew.
     Rebuilding,
     /// The end.
     Failed(String),
+}
+
+/// What runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Running {
+    /// The back end and its device, for people.
+    pub(in super::super) device: String,
+    /// Its pools.
+    pub(in super::super) pools: Vec<Pool>,
+}
+
+impl Running {
+    pub(super) fn on(backend: &dyn Backend) -> Self {
+        Self { device: format!("{}, {}", backend.name(), backend.device()), pools: backend.pools() }
+    }
 }
 
 /// The status of every engine.
@@ -73,10 +90,10 @@ impl Drop for StatusOf {
 
 /// Requests are served while one engine can serve them; the server has failed when all have.
 fn together(each: &[Status]) -> Status {
-    let names: Vec<&str> = each
+    let running: Vec<&Running> = each
         .iter()
         .filter_map(|status| match status {
-            Status::Ready(name) => Some(name.as_str()),
+            Status::Ready(running) => Some(running),
             _ => None,
         })
         .collect();
@@ -84,12 +101,16 @@ fn together(each: &[Status]) -> Status {
     if each.contains(&Status::Loading) {
         return Status::Loading;
     }
-    if let [first, others @ ..] = names.as_slice() {
-        return Status::Ready(match others.len() {
-            0 => (*first).to_owned(),
-            _ if others.iter().all(|name| name == first) => format!("{} x {first}", names.len()),
-            _ => names.join(" + "),
+    if let [first, others @ ..] = running.as_slice() {
+        let pools = first.pools.iter().enumerate().map(|(at, pool)| {
+            let devices = running.iter().filter_map(|r| r.pools.get(at)).map(|pool| pool.device.as_str());
+            Pool { device: names(&devices.collect::<Vec<_>>()), ..pool.clone() }
         });
+        // Engines that are cut in other ways are not to be shown in one picture.
+        let alike = others.iter().all(|other| other.pools.len() == first.pools.len());
+        let device = names(&running.iter().map(|r| r.device.as_str()).collect::<Vec<_>>());
+        let pools = if alike { pools.collect() } else { vec![Pool::whole(device.clone())] };
+        return Status::Ready(Running { device, pools });
     }
     each.iter()
         .find(|status| !matches!(status, Status::Failed(_)))
@@ -98,13 +119,25 @@ fn together(each: &[Status]) -> Status {
         .unwrap_or(Status::Loading)
 }
 
+/// Several devices as one.
+fn names(each: &[&str]) -> String {
+    match each {
+        [one] => (*one).to_owned(),
+        [first, others @ ..] if others.iter().all(|name| name == first) => {
+            format!("{} x {first}", each.len())
+        }
+        _ => each.join(" + "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_server_is_what_its_engines_are_together() {
-        let ready = |name: &str| Status::Ready(name.to_owned());
+        let ready =
+            |name: &str| Status::Ready(Running { device: name.to_owned(), pools: vec![Pool::whole(name)] });
         let failed = || Status::Failed("gone".to_owned());
         for (each, expected) in [
             (vec![Status::Loading, ready("a")], Status::Loading),
@@ -125,7 +158,7 @@ mod tests {
         let status = board.of(0);
         drop(board);
         let thread = std::thread::spawn(move || {
-            status.set(Status::Ready("cpu".to_owned()));
+            status.set(Status::Rebuilding);
             panic!("on purpose");
         });
         assert!(thread.join().is_err());

@@ -14,7 +14,7 @@ use super::super::events::Feed;
 use super::super::metrics::Metrics;
 use super::super::options::ServerOptions;
 use super::super::record::Record;
-use super::status::{Status, StatusOf};
+use super::status::{Running, Status, StatusOf};
 use super::{Command, Failure, OpenDevice, Slot, Submit, Ticket};
 
 /// Seconds before each attempt to open a lost device.
@@ -32,11 +32,11 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// The compiled model, and the device for people.
-    fn compile(&mut self) -> anyhow::Result<(Box<dyn Executable>, String)> {
+    /// The compiled model, and what it runs on.
+    fn compile(&mut self) -> anyhow::Result<(Box<dyn Executable>, Running)> {
         let backend = (self.open)()?;
         let executable = crate::engine::compile(&self.model, &*backend, self.options.compile())?;
-        Ok((executable, format!("{}, {}", backend.name(), backend.device())))
+        Ok((executable, Running::on(&*backend)))
     }
 }
 
@@ -74,12 +74,12 @@ impl Worker {
         feed: Arc<Feed>,
     ) -> anyhow::Result<Self> {
         let compiled = device.compile();
-        let (executable, name) =
+        let (executable, running) =
             compiled.inspect_err(|error| status.set(Status::Failed(format!("{error:#}"))))?;
         let engine = Engine::new(device.model.clone(), executable, device.options.engine());
         let monitor = Monitor::default();
         metrics.standing(&feed.standing(status.engine(), monitor.standing(&engine)));
-        status.set(Status::Ready(name));
+        status.set(Status::Ready(running));
         let active = HashMap::new();
         Ok(Self {
             index: status.engine(),
@@ -239,10 +239,10 @@ impl Worker {
                 return Ok(());
             }
             match self.device.compile() {
-                Ok((executable, name)) => {
+                Ok((executable, running)) => {
                     self.engine.recover(executable);
-                    tracing::warn!(device = name, "the device is back; requests go on");
-                    self.status.set(Status::Ready(name));
+                    tracing::warn!(device = running.device, "the device is back; requests go on");
+                    self.status.set(Status::Ready(running));
                     return Ok(());
                 }
                 Err(error) => {

@@ -98,8 +98,11 @@ pub(super) fn Timeline(
 fn Measured(step: StepEvent) -> impl IntoView {
     let totals = by_op(&step.ops);
     let span = span_us(&step.ops);
-    let lanes =
-        Lane::ALL.map(|lane| format!("{} {}", lane.title(), micros(lane_us(&step.ops, lane)))).join(" · ");
+    let lanes: Vec<String> = Lane::of_ops(&step.ops)
+        .into_iter()
+        .map(|lane| format!("{} {}", lane.title(), micros(lane_us(&step.ops, lane))))
+        .collect();
+    let lanes = lanes.join(" · ");
     let note = format!("Step {} · {} ops in {} · {lanes}", step.step, step.ops.len(), micros(span));
     view! {
         <p class="note">{note}</p>
@@ -113,11 +116,16 @@ fn Lanes(ops: Vec<OpTime>, totals: Vec<OpTotal>, span: f64) -> impl IntoView {
     let chosen = RwSignal::new(None::<usize>);
     let last = ops.len().saturating_sub(1);
     let unit = if span > 0.0 { 1000.0 / span } else { 0.0 };
+    let lanes = Lane::of_ops(&ops);
+    let tall = lanes.len() * 30;
+    // Micro-batches run at the same time, so each has a strip of the lane.
+    let strip = 26.0 / ops.iter().map(|op| op.micro_batch + 1).max().unwrap_or(1) as f64;
     let bars = ops.iter().enumerate().map(|(at, op)| {
-        let lane = Lane::ALL.iter().position(|lane| *lane == Lane::of(op)).unwrap_or(0);
+        let lane = lanes.iter().position(|lane| *lane == Lane::of(op)).unwrap_or(0);
+        let y = (lane * 30 + 2) as f64 + strip * op.micro_batch as f64;
         let class = format!("op op-{}", colour(&totals, &op.name));
         view! {
-            <rect class=class class:op-chosen=move || chosen.get() == Some(at) y=lane * 30 + 2 height="26"
+            <rect class=class class:op-chosen=move || chosen.get() == Some(at) y=format!("{y:.2}") height=format!("{strip:.2}")
                 x=format!("{:.2}", op.start_us * unit) width=format!("{:.2}", (op.us * unit).max(0.4))
                 on:pointerenter=move |_| chosen.set(Some(at))/>
         }
@@ -144,10 +152,10 @@ fn Lanes(ops: Vec<OpTime>, totals: Vec<OpTotal>, span: f64) -> impl IntoView {
         <div class="lanes" tabindex="0" role="slider" aria-label="Ops of the step" aria-valuemin="1"
             aria-valuemax=last + 1 aria-valuenow=move || chosen.get().unwrap_or(0) + 1 aria-valuetext=told on:keydown=key>
             <div class="lane-names" aria-hidden="true">
-                {Lane::ALL.map(|lane| view! { <span>{lane.title()}</span> }).collect_view()}
+                {lanes.iter().map(|lane| view! { <span>{lane.title()}</span> }).collect_view()}
             </div>
-            <svg class="lane-chart" viewBox="0 0 1000 90" preserveAspectRatio="none" aria-hidden="true">
-                {[0, 30, 60].map(|y| view! { <rect class="lane-ground" y=y + 2 width="1000" height="26"/> }).collect_view()}
+            <svg class="lane-chart" viewBox=format!("0 0 1000 {tall}") preserveAspectRatio="none" aria-hidden="true">
+                {(0..lanes.len()).map(|lane| view! { <rect class="lane-ground" y=lane * 30 + 2 width="1000" height="26"/> }).collect_view()}
                 {bars}
             </svg>
         </div>
@@ -157,8 +165,12 @@ fn Lanes(ops: Vec<OpTime>, totals: Vec<OpTotal>, span: f64) -> impl IntoView {
 
 fn describe(op: &OpTime) -> String {
     let layer = op.layer.map_or_else(|| Lane::Ends.title().to_lowercase(), |layer| format!("layer {layer}"));
+    let part = match op.micro_batch {
+        0 => String::new(),
+        other => format!(" · micro-batch {}", other + 1),
+    };
     format!(
-        "{} · {layer} · {} · {}, from {}",
+        "{} · {layer} · {}{part} · {}, from {}",
         op.name,
         Lane::of(op).title(),
         micros(op.us),
