@@ -4,14 +4,17 @@
 //! the whole again: an executable whose attention is here and whose FFNs answer from wherever an [`Ffn`] reaches.
 
 pub mod activations;
+pub mod frame;
 mod local;
 mod micro_batch;
 mod pipeline;
 mod shards;
+mod worker;
 
-pub use local::{LocalFfn, Worker};
+pub use local::LocalFfn;
 pub use pipeline::{Pipeline, Stage, StageName};
 pub use shards::{Layout, Shard, Sharding};
+pub use worker::{Outputs, Worker};
 
 use crate::Result;
 use crate::backend::LocalFuture;

@@ -29,14 +29,19 @@ impl Part {
         }
     }
 
-    fn holds(&self, node: &Node) -> bool {
+    fn holds(&self, whole: &Graph, node: &Node) -> bool {
         if node.side != self.side() {
             return false;
         }
         let Self::Ffn { layers, experts } = self else { return true };
         let dense = experts.as_ref().is_none_or(|ids| ids.start == 0);
-        node.layer.is_some_and(|layer| layers.contains(&layer))
-            && (dense || matches!(node.op, Op::Experts { .. }))
+        let of_experts = |n: &Node| matches!(n.op, Op::Experts { .. });
+        // What experts say is rounded by the worker that has them.
+        let rounds = |n: &Node| {
+            let made_by = |n: &Node| whole.nodes.iter().find(|m| m.output == n.inputs.first().copied());
+            matches!(n.op, Op::Round { .. }) && made_by(n).is_some_and(of_experts)
+        };
+        node.layer.is_some_and(|layer| layers.contains(&layer)) && (dense || of_experts(node) || rounds(node))
     }
 }
 
@@ -85,7 +90,7 @@ impl Graph {
         for (at, run) in runs.iter().enumerate() {
             self.check_edges(&runs[..at], run)?;
             let start = graph.nodes.len();
-            for node in run.iter().filter(|n| part.holds(n)) {
+            for node in run.iter().filter(|n| part.holds(self, n)) {
                 let mut node = node.clone();
                 renumber(self, part, &mut node, &mut graph, &mut weights);
                 graph.nodes.push(node);
