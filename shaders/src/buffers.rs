@@ -21,7 +21,9 @@ pub(crate) struct Buffers {
     pub(crate) kv: Vec<(wgpu::Buffer, u64)>,
     /// One block on its way: a buffer cannot be copied to itself.
     pub(crate) block: wgpu::Buffer,
-    /// Grows to what hidden states need; logits alone fit from the start.
+    /// For each value that a later segment reads its copy in each lane, where there are several: by slot.
+    pub(crate) lanes: BTreeMap<usize, Vec<wgpu::Buffer>>,
+    /// Grows to what hidden states and edges need; logits alone fit from the start.
     pub(crate) staging: wgpu::Buffer,
     pub(crate) stats: Stats,
 }
@@ -37,11 +39,12 @@ impl Buffers {
     ) -> Result<Self> {
         let device = &gpu.device;
         let block = graph.kv_widths.iter().max().map_or(0, |width| block_bytes(*width, options));
-        let logits = plan.slots[plan.logits].stride as usize * options.max_outputs * 4;
+        let logits = graph.logits.map_or(0, |v| graph.value(v).width.next_multiple_of(32) * options.max_outputs * 4);
         let mut buffers = Self {
             fixed: BTreeMap::new(),
             matrices: vec![],
             kv: vec![],
+            lanes: BTreeMap::new(),
             block: plain(device, "cache block", block, wgpu::BufferUsages::COPY_DST),
             staging: staging(device, logits as u64),
             stats: Stats::default(),
@@ -88,14 +91,40 @@ impl Buffers {
             };
             let bytes = rows as u64 * u64::from(shape.per_row) * u64::from(shape.stride) * 4;
             limit(gpu, "an activation", bytes)?;
-            let buffer = plain(&gpu.device, "activation", bytes, wgpu::BufferUsages::STORAGE);
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+            let buffer = plain(&gpu.device, "activation", bytes, usage);
             self.stats.scratch_bytes += buffer.size();
             slots.push(buffer);
         }
-        for (slot, buffer) in buffer_of.into_iter().enumerate().filter(|(_, b)| *b != usize::MAX) {
+        for (slot, &buffer) in buffer_of.iter().enumerate().filter(|(_, b)| **b != usize::MAX) {
             self.fixed.insert(Operand::Slot(slot), slots[buffer].clone());
         }
+        if options.lanes > 1 {
+            self.allocate_lanes(gpu, plan, options.lanes, &buffer_of, &slots);
+        }
         Ok(())
+    }
+
+    /// Values that share a buffer share its copies: of two that are kept at the same time none do.
+    fn allocate_lanes(
+        &mut self,
+        gpu: &Wgpu,
+        plan: &Plan,
+        lanes: usize,
+        buffer_of: &[usize],
+        slots: &[wgpu::Buffer],
+    ) {
+        let mut copies: BTreeMap<usize, Vec<wgpu::Buffer>> = BTreeMap::new();
+        for &slot in plan.segments.iter().flat_map(|segment| &segment.saves) {
+            let buffer = buffer_of[slot];
+            let copies = copies.entry(buffer).or_insert_with(|| {
+                let bytes = slots[buffer].size();
+                self.stats.scratch_bytes += lanes as u64 * bytes;
+                let copy = |_| plain(&gpu.device, "kept activation", bytes, wgpu::BufferUsages::COPY_DST);
+                (0..lanes).map(copy).collect()
+            });
+            self.lanes.insert(slot, copies.clone());
+        }
     }
 
     fn allocate_weights(&mut self, gpu: &Wgpu, plan: &Plan, weights: &[Tensor]) -> Result<()> {
@@ -177,7 +206,8 @@ impl Buffers {
 /// In browsers, memory that nobody destroys is kept until the next garbage collection, which knows nothing of its size.
 impl Drop for Buffers {
     fn drop(&mut self) {
-        self.fixed.values().chain([&self.block, &self.staging]).for_each(wgpu::Buffer::destroy);
+        let lanes = self.lanes.values().flatten();
+        self.fixed.values().chain(lanes).chain([&self.block, &self.staging]).for_each(wgpu::Buffer::destroy);
     }
 }
 

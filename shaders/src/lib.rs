@@ -15,6 +15,8 @@ mod lower;
 mod plan;
 mod profile;
 mod program;
+mod results;
+mod segment;
 mod source;
 mod step;
 mod weights;

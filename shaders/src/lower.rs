@@ -1,13 +1,17 @@
 //! Lowers a graph to a [`Plan`]: chooses what is fused, where values lie, and which kernels make them.
 //!
-//! What is fused stands in [`fusion`]; matrix products in [`products`]; the cache and attention in [`attention`].
+//! What is fused stands in [`fusion`]; matrix products in [`products`]; experts in [`moe`]; the cache and attention in
+//! [`attention`]; what crosses the edges of segments in [`segments`](mod@segments).
 
 mod attention;
 mod fusion;
+mod moe;
 mod products;
+mod segments;
 
 use tread_core::backend::CompileOptions;
-use tread_core::graph::{Graph, Node, Op, RopeStyle, Rows, Side, ValueId, WeightId};
+use tread_core::afd::activations::F8_GROUP;
+use tread_core::graph::{EdgeDType, Graph, Node, Op, RopeStyle, Rows, Side, ValueId, WeightId};
 use tread_core::tensor::{DType, Tensor};
 use tread_core::{Error, Result};
 
@@ -41,7 +45,8 @@ pub(crate) struct Context<'a> {
 /// [`Error::Unsupported`] for shapes that no kernel takes.
 pub(crate) fn lower(context: Context<'_>) -> Result<Plan> {
     let mut lowering = Lowering {
-        uses: uses(context.graph),
+        uses: segments::uses(context.graph),
+        captured: segments::captured(context.graph),
         layout: StepLayout::new(context.options),
         places: vec![None; context.graph.values.len()],
         done: vec![false; context.graph.nodes.len()],
@@ -49,11 +54,9 @@ pub(crate) fn lower(context: Context<'_>) -> Result<Plan> {
         context,
         plan: Plan {
             launches: vec![],
+            segments: vec![],
             matrices: vec![],
             slots: vec![],
-            logits: 0,
-            hidden: vec![],
-            features: None,
             pass_rows: 0,
             partial_bytes: 0,
         },
@@ -62,17 +65,12 @@ pub(crate) fn lower(context: Context<'_>) -> Result<Plan> {
     Ok(lowering.plan)
 }
 
-/// How often each value is read; captured ones count twice more, so that they are never fused away.
-fn uses(graph: &Graph) -> Vec<usize> {
-    let mut uses = vec![0; graph.values.len()];
-    graph.nodes.iter().flat_map(|n| &n.inputs).for_each(|v| uses[v.0] += 1);
-    graph.taps().chain([graph.logits]).for_each(|v| uses[v.0] += 2);
-    uses
-}
-
 struct Lowering<'a> {
     context: Context<'a>,
+    /// How often each value is read.
     uses: Vec<usize>,
+    /// Whether each value is wanted beyond its segment, too: then it has a slot of its own.
+    captured: Vec<bool>,
     layout: StepLayout,
     places: Vec<Option<Place>>,
     done: Vec<bool>,
@@ -84,15 +82,18 @@ struct Lowering<'a> {
 impl<'a> Lowering<'a> {
     fn run(&mut self) -> Result<()> {
         let graph = self.context.graph;
-        for (at, node) in graph.nodes.iter().enumerate() {
-            if !self.done[at] && !self.waits_for_consumer(node) {
-                self.label = Label::of(node);
-                self.node(at, node)?;
+        for segment in &graph.segments {
+            let (start, inputs) = (self.plan.launches.len(), self.inputs(segment));
+            for at in segment.nodes.clone() {
+                let node = &graph.nodes[at];
+                if !self.done[at] && !self.waits_for_consumer(node) {
+                    self.label = Label::of(node);
+                    self.node(at, node)?;
+                }
             }
+            let segment = self.segment(segment, start, inputs)?;
+            self.plan.segments.push(segment);
         }
-        self.plan.logits = self.slot_of(graph.logits)?;
-        self.plan.hidden = graph.hidden.iter().map(|&v| self.slot_of(v)).collect::<Result<_>>()?;
-        self.plan.features = graph.features.map(|v| self.slot_of(v)).transpose()?;
         Ok(())
     }
 
@@ -116,7 +117,11 @@ impl<'a> Lowering<'a> {
             Op::SwiGlu => self.swiglu(node),
             Op::Add => self.add(node),
             Op::RouterTopK { top_k, renormalize } => self.router(node, *top_k, *renormalize),
-            Op::Experts { gate, up, down, top_k, .. } => self.experts(node, [*gate, *up, *down], *top_k),
+            Op::Experts { gate, up, down, top_k, first } => {
+                self.experts(node, [*gate, *up, *down], *top_k, *first)
+            }
+            Op::Combine { top_k } => self.combine(node, *top_k),
+            Op::Round { to } => self.round(node, *to),
             Op::GatherRows => self.gather(node),
         }
     }
@@ -289,25 +294,27 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn router(&mut self, node: &Node, top_k: usize, renormalize: bool) -> Result<()> {
+    fn round(&mut self, node: &Node, to: EdgeDType) -> Result<()> {
         let x = self.place(node.inputs[0])?;
         let slot = self.output(node)?;
+        let (rows, width, group) = (self.rows_of(node), self.plan.slots[slot].width, F8_GROUP as u32);
         let params = Params::from([
-            ("WORKGROUP", ELEMENT_WORKGROUP),
-            ("EXPERTS", self.context.graph.value(node.inputs[0]).width as u32),
-            ("TOP_K", top_k as u32),
-            ("RENORMALIZE", u32::from(renormalize)),
+            ("WORKGROUP", self.context.tuning.norm_workgroup.min(group)),
+            ("GROUP", group),
+            ("WIDTH", width),
             ("X_STRIDE", self.stride(x.slot)),
             ("X_OFFSET", x.offset),
+            ("OUT_STRIDE", self.stride(slot)),
+            ("BF16", u32::from(to == EdgeDType::BF16)),
+            ("F8", u32::from(to == EdgeDType::F8)),
         ]);
-        let rows = Extent::Count { rows: Rows::All, times: 1, per: ELEMENT_WORKGROUP };
-        let bindings = vec![
-            (0, Operand::Step, false),
-            (1, Operand::Slot(x.slot), false),
-            (2, Operand::Slot(slot), true),
+        let grid = [
+            Extent::Fixed(width.div_ceil(group)),
+            Extent::Count { rows, times: 1, per: 1 },
+            Extent::Fixed(1),
         ];
-        let grid = [rows, Extent::Fixed(1), Extent::Fixed(1)];
-        self.push("router_top_k.wgsl", None, params, When::any(Rows::All), grid, bindings);
+        let bindings = vec![(1, Operand::Slot(x.slot), false), (2, Operand::Slot(slot), true)];
+        self.push("round.wgsl", None, params, When::any(rows), grid, bindings);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! A plan: what to launch for a step, as pure data. [`crate::lower`] makes it, [`crate::program`] runs it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use tread_core::backend::CompileOptions;
 use tread_core::graph::{Node, Rows, Side, WeightId};
@@ -163,16 +164,39 @@ pub(crate) struct Launch {
     pub(crate) bindings: Vec<(u32, Operand, bool)>,
 }
 
+/// Something that the host reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tap {
+    Logits,
+    Features,
+    /// Which of the graph's.
+    Hidden(usize),
+    /// Which of the segment's outputs.
+    Edge(usize),
+}
+
+/// Launches that run in one go, and what goes in and out, by slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) launches: Range<usize>,
+    /// What the host writes before them.
+    pub(crate) inputs: Vec<usize>,
+    /// What it may read after them.
+    pub(crate) results: Vec<(Tap, usize)>,
+    /// What earlier segments made and this one reads.
+    pub(crate) loads: Vec<usize>,
+    /// What this one makes and later ones read.
+    pub(crate) saves: Vec<usize>,
+}
+
 /// What to launch, in order, and over which buffers.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) launches: Vec<Launch>,
+    /// As the graph's.
+    pub(crate) segments: Vec<Segment>,
     pub(crate) matrices: Vec<Matrix>,
     pub(crate) slots: Vec<Slot>,
-    /// The slots of the logits, of each hidden state, and of the features.
-    pub(crate) logits: usize,
-    pub(crate) hidden: Vec<usize>,
-    pub(crate) features: Option<usize>,
     /// Rows of an attention pass over several splits, and the bytes of its partial results.
     pub(crate) pass_rows: u32,
     pub(crate) partial_bytes: u64,
@@ -183,40 +207,56 @@ impl Plan {
     ///
     /// Only the same shape: elements beyond a row's width must stay zero.
     pub(crate) fn share_buffers(&self) -> (Vec<usize>, Vec<Slot>) {
-        let mut last_use = vec![0; self.slots.len()];
-        for (at, launch) in self.launches.iter().enumerate() {
-            for (_, operand, _) in &launch.bindings {
-                if let Operand::Slot(slot) = operand {
-                    last_use[*slot] = at;
-                }
-            }
-        }
-        self.hidden
-            .iter()
-            .chain(&self.features)
-            .chain([&self.logits])
-            .for_each(|&s| last_use[s] = usize::MAX);
+        let last_use = self.last_uses();
         let mut buffers: Vec<Slot> = vec![];
         let mut buffer_of = vec![usize::MAX; self.slots.len()];
         let mut free: BTreeMap<usize, usize> = BTreeMap::new(); // buffer -> launch after which it is free
-        for (at, launch) in self.launches.iter().enumerate() {
-            for (_, operand, _) in &launch.bindings {
-                let Operand::Slot(slot) = *operand else { continue };
-                if buffer_of[slot] != usize::MAX {
-                    continue;
+        let mut take = |slot: usize, at: usize| {
+            if buffer_of[slot] != usize::MAX {
+                return;
+            }
+            let shape = self.slots[slot];
+            let reusable =
+                free.iter().find(|(b, since)| **since < at && buffers[**b] == shape).map(|(b, _)| *b);
+            let buffer = reusable.unwrap_or_else(|| {
+                buffers.push(shape);
+                buffers.len() - 1
+            });
+            free.insert(buffer, last_use[slot]);
+            buffer_of[slot] = buffer;
+        };
+        for segment in &self.segments {
+            // They are written before the first launch.
+            segment.inputs.iter().for_each(|&slot| take(slot, segment.launches.start));
+            for at in segment.launches.clone() {
+                for (_, operand, _) in &self.launches[at].bindings {
+                    if let Operand::Slot(slot) = *operand {
+                        take(slot, at);
+                    }
                 }
-                let shape = self.slots[slot];
-                let reusable =
-                    free.iter().find(|(b, since)| **since < at && buffers[**b] == shape).map(|(b, _)| *b);
-                let buffer = reusable.unwrap_or_else(|| {
-                    buffers.push(shape);
-                    buffers.len() - 1
-                });
-                free.insert(buffer, last_use[slot]);
-                buffer_of[slot] = buffer;
             }
         }
         (buffer_of, buffers)
+    }
+
+    /// The last launch of each slot's life.
+    fn last_uses(&self) -> Vec<usize> {
+        let mut last = vec![0; self.slots.len()];
+        for (at, launch) in self.launches.iter().enumerate() {
+            for (_, operand, _) in &launch.bindings {
+                if let Operand::Slot(slot) = operand {
+                    last[*slot] = at;
+                }
+            }
+        }
+        for segment in &self.segments {
+            // What the host reads lives to the end of the segment.
+            let end = segment.launches.end.saturating_sub(1);
+            let read = segment.results.iter().map(|&(_, slot)| (slot, end));
+            let written = segment.inputs.iter().map(|&slot| (slot, segment.launches.start));
+            read.chain(written).for_each(|(slot, at)| last[slot] = last[slot].max(at));
+        }
+        last
     }
 }
 

@@ -4,23 +4,43 @@ use tread_core::backend::{BLOCK_SIZE, Batch};
 
 use crate::plan::{SPLIT, StepLayout, StepShape};
 
-/// The host's copy of the step buffers, reused from step to step.
+/// The host's copy of the step buffers for the rows of one lane, reused from step to step.
 #[derive(Debug)]
 pub(crate) struct StepData {
     layout: StepLayout,
     inv_freq: Vec<f32>,
-    pub(crate) words: Vec<u32>,
+    words: Vec<u32>,
+    /// Words in use.
+    used: usize,
+    shape: StepShape,
     /// `[rows, head_dim / 2]` cosine and sine.
     pub(crate) angles: Vec<[f32; 2]>,
 }
 
 impl StepData {
     pub(crate) fn new(layout: StepLayout, inv_freq: &[f32]) -> Self {
-        Self { layout, inv_freq: inv_freq.to_vec(), words: vec![0; layout.words as usize], angles: vec![] }
+        Self {
+            layout,
+            inv_freq: inv_freq.to_vec(),
+            words: vec![0; layout.words as usize],
+            used: 0,
+            shape: StepShape { rows: 0, outputs: 0, splits: 1 },
+            angles: vec![],
+        }
     }
 
-    /// Fills the buffers; returns the sizes of the step and the words that are in use.
-    pub(crate) fn fill(&mut self, batch: &Batch) -> (StepShape, usize) {
+    /// The sizes of the step.
+    pub(crate) const fn shape(&self) -> StepShape {
+        self.shape
+    }
+
+    /// What belongs in the step buffer.
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.words[..self.used]
+    }
+
+    /// Fills the buffers.
+    pub(crate) fn fill(&mut self, batch: &Batch) {
         let layout = self.layout;
         let (mut row, mut output, mut table, mut longest) = (0, 0, 0, 1);
         self.angles.clear();
@@ -50,7 +70,7 @@ impl StepData {
         }
         self.words[0] = row;
         self.words[1] = output as u32;
-        let shape = StepShape { rows: row, outputs: output as u32, splits: (longest as u32).div_ceil(SPLIT) };
-        (shape, layout.table as usize + table)
+        self.shape = StepShape { rows: row, outputs: output as u32, splits: (longest as u32).div_ceil(SPLIT) };
+        self.used = layout.table as usize + table;
     }
 }

@@ -50,6 +50,11 @@ impl Packed {
         chunks(self.cols) as u32
     }
 
+    /// Rows of one matrix of a stack.
+    pub(crate) fn matrix_rows(&self) -> u32 {
+        self.matrix_rows as u32
+    }
+
     fn value_bytes(&self) -> usize {
         chunks(self.cols) * vecs(self.dtype) * 16
     }

@@ -1,12 +1,12 @@
 //! Every kernel in every variant (tunings with and without subgroups, cache in f16 and f32, whole and cut weights,
-//! all weight formats, fused and not) passes naga's validator.
+//! all weight formats, fused and not, whole graphs and parts) passes naga's validator.
 
 mod common;
 
 use std::collections::BTreeMap;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use tread_core::graph::Rows;
+use tread_core::graph::{EdgeDType, Graph, Part, Rows};
 use tread_core::tensor::DType;
 
 use common::{llama, step3, weights};
@@ -14,7 +14,7 @@ use common::{llama, step3, weights};
 #[test]
 fn every_variant_is_valid_wgsl() {
     let mut sources = BTreeMap::new();
-    for mut graph in [step3(), llama()] {
+    for mut graph in parts(step3()).into_iter().chain([step3(), llama()]) {
         for captured in [false, true] {
             if captured {
                 // Nothing can be fused away: the unfused kernels.
@@ -38,4 +38,17 @@ fn every_variant_is_valid_wgsl() {
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}\n{source}", e.emit_to_string(&source)));
     }
+}
+
+/// Attention's part, and FFN's with some of the experts, with edges of every type.
+fn parts(graph: Graph) -> Vec<Graph> {
+    let graph = graph.combined_on_attention();
+    let part = |dtype, part| graph.clone().rounded(dtype).part(&part).unwrap().graph;
+    [EdgeDType::BF16, EdgeDType::F8]
+        .into_iter()
+        .flat_map(|dtype| {
+            let ffn = Part::Ffn { layers: 0..2, experts: Some(1..3) };
+            [part(dtype, Part::Attention), part(dtype, ffn)]
+        })
+        .collect()
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use tread_core::backend::{BLOCK_SIZE, Backend, Batch, CompileOptions, KvDType};
-use tread_core::graph::{Builder, Graph, Heads, RopeStyle, ValueId};
+use tread_core::graph::{Builder, EdgeDType, Graph, Heads, RopeStyle, ValueId};
 use tread_core::tensor::DType;
 use tread_tests::backends::{Sequence, backends, compile, step};
 use tread_tests::ops::{case, tokens};
@@ -73,6 +73,16 @@ fn ops(c: &mut Criterion) {
         let routing = b.router_top_k(logits, 3, true);
         b.experts(x, routing, [gate, up, down])
     });
+    bench("router_top_k and combine", DType::F32, &|b, x| {
+        let router = b.weight("router", &[16, WIDTH]);
+        let logits = b.linear(x, router, "router");
+        let routing = b.router_top_k(logits, 4, true);
+        // Its slots are a quarter as wide.
+        b.combine(x, routing)
+    });
+    for to in [EdgeDType::BF16, EdgeDType::F8] {
+        bench(&format!("round to {}", to.name()), DType::F32, &|b, x| b.round(x, to));
+    }
 }
 
 /// One row of the table: `rows` tokens after [`CONTEXT`] others, again and again.

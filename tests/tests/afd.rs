@@ -91,8 +91,8 @@ fn pipeline(
 ) -> Pipeline {
     let layout = Arc::new(Layout::new(graph, sharding, workers).expect("enough for every worker"));
     let worker = |shard| {
-        let worker = Worker::new(Arc::clone(&layout), shard, weights, backend, ROWS, &mut |_, _| {});
-        pollster::block_on(worker).expect("a shard")
+        pollster::block_on(Worker::new(Arc::clone(&layout), shard, weights, backend, ROWS, &mut |_, _| {}))
+            .expect("a shard")
     };
     let ffn = LocalFfn::new(Arc::clone(&layout), (0..workers).map(worker).collect());
     let part = graph.part(&Part::Attention).expect("a part");

@@ -3,11 +3,17 @@
 //! A case is a small graph: the embedding of random tokens, the ops under test, and a head. It runs twice: with every
 //! value captured, so that each op stands alone, and with none, so that back ends may fuse. Whole layers run fused.
 
+use std::ops::Range;
+
+use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
-use tread_core::backend::{BLOCK_SIZE, Backend, Batch, CompileOptions, KvDType};
+use tread_core::afd::activations;
+use tread_core::backend::{BLOCK_SIZE, Backend, Batch, CompileOptions, KvDType, Work};
 use tread_core::config::{LlamaConfig, ModelConfig, Step3Config};
 use tread_core::cpu::Cpu;
-use tread_core::graph::{Graph, Heads, Op, RopeStyle, Rows, ValueId};
+use tread_core::graph::{
+    Edge, EdgeDType, Graph, Heads, Node, Op, RopeStyle, Rows, Segment, Side, Value, ValueId,
+};
 use tread_core::models;
 use tread_core::tensor::DType;
 use tread_tests::backends::{Sequence, candidates, compile, relative_l2, step};
@@ -124,8 +130,8 @@ fn assert_near(graph: &Graph, value: ValueId, kv: KvDType, found: &[f32], expect
     let row_size = size / ((expected.len() / width) as f64).sqrt();
     for (row, (found, expected)) in found.chunks(width).zip(expected.chunks(width)).enumerate() {
         let difference = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
-        let error = difference.sum::<f64>().sqrt() / row_size;
-        assert!(error <= 10.0 * limit, "{label}: row {row} is off by {error:e} of a row's size");
+        let error = difference.sum::<f64>().sqrt();
+        assert!(error <= 10.0 * limit * row_size, "{label}: row {row} is off by {error:e}, a row's size is {row_size:e}");
     }
 }
 
@@ -298,16 +304,136 @@ fn router_and_experts() {
             let down = b.weight("down", &[experts, hidden, width]);
             let logits = b.linear(x, router, "router");
             let routing = b.router_top_k(logits, top_k, renormalize);
-            let y = b.experts(x, routing, [gate, up, down]);
+            let slots = b.experts(x, routing, [gate, up, down]);
+            let y = b.combine(slots, routing);
             b.add(x, y, "sum")
         });
         let label = format!("{top_k} of {experts} experts of {width} in {gate_up} and {down}");
         let batches = steps(&mut rng(6), &[1, 2, 5, 17, 65, 257]);
-        check(&on, &label, &graph, KvDType::F32, &batches, |name| match name {
+        let format = |name: &str| match name {
             "gate" | "up" => gate_up,
             "down" => down,
             _ => DType::F32,
+        };
+        check(&on, &label, &graph, KvDType::F32, &batches, format);
+        if experts > 2 {
+            let held = 1 + experts / 3..experts - 1;
+            let label = format!("{label}, of which {held:?} are here");
+            check(&on, &label, &holding(graph, held), KvDType::F32, &batches, format);
+        }
+    }
+}
+
+/// The graph where only some of the experts are here.
+fn holding(mut graph: Graph, held: Range<usize>) -> Graph {
+    for node in &mut graph.nodes {
+        if let Op::Experts { gate, up, down, first, .. } = &mut node.op {
+            *first = held.start;
+            [*gate, *up, *down].iter().for_each(|w| graph.weights[w.0].shape[0] = held.len());
+        }
+    }
+    graph
+}
+
+/// An FFN's part that rounds what it is given.
+fn rounding(to: EdgeDType, width: usize) -> Graph {
+    let value = |name: &str| Value { name: name.to_owned(), width, rows: Rows::All };
+    let edge = |id, dtype| vec![Edge { value: ValueId(id), dtype }];
+    Graph {
+        values: vec![value("x"), value("rounded")],
+        weights: vec![],
+        nodes: vec![Node {
+            op: Op::Round { to },
+            inputs: vec![ValueId(0)],
+            output: Some(ValueId(1)),
+            layer: None,
+            side: Side::Ffn,
+        }],
+        inv_freq: vec![],
+        kv_widths: vec![],
+        hidden: vec![],
+        features: None,
+        logits: None,
+        vocab_size: 1,
+        segments: vec![Segment {
+            nodes: 0..1,
+            inputs: edge(0, EdgeDType::F32),
+            outputs: edge(1, to),
+            ..Segment::default()
+        }],
+    }
+}
+
+/// Rows whose groups are of every size, down to what has no exponent of its own, with ties and zeros of both signs.
+fn of_every_size(rng: &mut Rng, elements: usize) -> Vec<f32> {
+    let mut exponent = 0;
+    let mut element = |at: usize| {
+        if at % 40 == 0 {
+            exponent = rng.random_range(-149..=127);
+        }
+        let bits = rng.random::<u32>();
+        match bits % 16 {
+            0 => [0.0, -0.0, f32::MAX, -f32::MAX, f32::MIN_POSITIVE, 1e-42][(bits >> 8) as usize % 6],
+            // Anything at all, if it is a number.
+            1 => Some(f32::from_bits(rng.random())).filter(|x| x.is_finite()).unwrap_or(-1.0),
+            // Halfway between two numbers of few bits.
+            2..6 => rng.random_range(-64..=64) as f32 * 2f32.powi(exponent.max(-126) - 6),
+            _ => rng.random_range(-1f32..1.0) * 2f32.powi(exponent),
+        }
+    };
+    (0..elements).map(&mut element).collect()
+}
+
+/// Both pools must make the same of an activation, whatever they run on.
+#[test]
+fn rounding_agrees_in_every_bit() {
+    let cpu: (_, Box<dyn Backend>) = ("cpu", Box::new(Cpu::new()));
+    let on: Vec<_> = [cpu].into_iter().chain(candidates()).collect();
+    let rng = &mut rng(10);
+    for to in [EdgeDType::F32, EdgeDType::BF16, EdgeDType::F8] {
+        for width in [1, 97, 128, 129, 300] {
+            let graph = rounding(to, width);
+            let options = CompileOptions { kv_blocks: 0, ..options(KvDType::F32) };
+            let mut parts: Vec<_> = on.iter().map(|(_, b)| compile(&**b, &graph, &[], options)).collect();
+            for rows in [1, 2, 3, 64, 257] {
+                let inputs = [of_every_size(rng, rows * width)];
+                let mut expected = vec![0.0; rows * width];
+                activations::round(to, &inputs[0], width, &mut expected);
+                let batch = Batch::of_rows(rows);
+                for ((name, _), part) in on.iter().zip(&mut parts) {
+                    let work = Work { batch: &batch, segment: 0, lane: 0, inputs: &inputs };
+                    let output = pollster::block_on(async { part.run(work)?.await }).expect("rows");
+                    let found = &output.edges[0];
+                    assert_eq!(found.len(), expected.len());
+                    for (at, (x, (found, expected))) in
+                        inputs[0].iter().zip(found.iter().zip(&expected)).enumerate()
+                    {
+                        let label = format!("{name}, {to:?}, {rows} rows of {width}, element {at}");
+                        assert_eq!(found.to_bits(), expected.to_bits(), "{label}: {x:e} becomes {found:e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rounded values are read as others are, and written where others were.
+#[test]
+fn rounding_between_other_ops() {
+    let on = candidates();
+    for to in [EdgeDType::BF16, EdgeDType::F8] {
+        let graph = case(200, 2, |b, x| {
+            let norm = b.weight("norm", &[200]);
+            let [first, second] = ["first", "second"].map(|name| b.weight(name, &[200, 200]));
+            let h = b.rms_norm(x, norm, 1e-5, "h");
+            let h = b.round(h, to);
+            let y = b.linear(h, first, "y");
+            let y = b.linear(y, second, "z");
+            let y = b.add(x, y, "sum");
+            b.round(y, EdgeDType::F32)
         });
+        let batches = steps(&mut rng(11), &[1, 2, 65, 257]);
+        check_fused(&on, &format!("rounding to {to:?}"), &graph, KvDType::F32, &batches, |_| DType::F32);
     }
 }
 

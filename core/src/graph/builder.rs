@@ -1,6 +1,8 @@
 //! Builds a [`Graph`] op by op, checking widths as it goes.
 
-use super::{Graph, Heads, Node, Op, RopeStyle, Rows, Segment, Side, Value, ValueId, WeightDecl, WeightId};
+use super::{
+    EdgeDType, Graph, Heads, Node, Op, RopeStyle, Rows, Segment, Side, Value, ValueId, WeightDecl, WeightId,
+};
 
 /// Appends ops to a graph. Model files use it; a width that does not fit is a bug of the model file and panics.
 #[derive(Debug)]
@@ -134,6 +136,12 @@ impl Builder {
         let top_k = self.shape(routing).0 / 2;
         assert!(width.is_multiple_of(top_k));
         self.push(Op::Combine { top_k }, vec![slots, routing], "ffn.combine", width / top_k, rows)
+    }
+
+    /// `x` as it crosses to the other side in the type `to`.
+    pub fn round(&mut self, x: ValueId, to: EdgeDType) -> ValueId {
+        let (width, rows) = self.shape(x);
+        self.push(Op::Round { to }, vec![x], "rounded", width, rows)
     }
 
     /// Records `x` as the hidden state after the embedding or after a layer.

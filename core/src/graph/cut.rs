@@ -29,19 +29,13 @@ impl Part {
         }
     }
 
-    fn holds(&self, whole: &Graph, node: &Node) -> bool {
+    fn holds(&self, graph: &Graph, node: &Node) -> bool {
         if node.side != self.side() {
             return false;
         }
         let Self::Ffn { layers, experts } = self else { return true };
-        let dense = experts.as_ref().is_none_or(|ids| ids.start == 0);
-        let of_experts = |n: &Node| matches!(n.op, Op::Experts { .. });
-        // What experts say is rounded by the worker that has them.
-        let rounds = |n: &Node| {
-            let made_by = |n: &Node| whole.nodes.iter().find(|m| m.output == n.inputs.first().copied());
-            matches!(n.op, Op::Round { .. }) && made_by(n).is_some_and(of_experts)
-        };
-        node.layer.is_some_and(|layer| layers.contains(&layer)) && (dense || of_experts(node) || rounds(node))
+        let first = experts.as_ref().is_none_or(|ids| ids.start == 0);
+        node.layer.is_some_and(|layer| layers.contains(&layer)) && (first || graph.is_of_experts(node))
     }
 }
 
@@ -103,6 +97,17 @@ impl Graph {
         }
         self.join(part, &mut graph)?;
         Ok(PartGraph { graph, weights })
+    }
+
+    /// Whether a node makes what chosen experts say, rounded or not.
+    fn is_of_experts(&self, node: &Node) -> bool {
+        let made_by_experts =
+            |value| self.nodes.iter().any(|n| n.output == Some(value) && self.is_of_experts(n));
+        match node.op {
+            Op::Experts { .. } => true,
+            Op::Round { .. } => made_by_experts(node.inputs[0]),
+            _ => false,
+        }
     }
 
     fn check_part(&self, part: &Part) -> Result<()> {

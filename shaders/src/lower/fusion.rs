@@ -1,6 +1,6 @@
 //! What is fused: linears of one input and one format into one stacked matrix; gate + up + SwiGLU; linear + add;
-//! rotation of keys into the cache write and of queries into attention. A value that is captured as a hidden state is
-//! never fused away.
+//! rotation of keys into the cache write and of queries into attention. A value that is captured (the host reads it, or a later
+//! segment) is never fused away.
 
 use tread_core::Result;
 use tread_core::graph::{Node, Op, RopeStyle, ValueId, WeightId};
@@ -74,8 +74,7 @@ impl<'a> Lowering<'a> {
     pub(super) fn only_read_by_offset(&self, node: &Node) -> bool {
         let Some(output) = node.output else { return false };
         let graph = self.context.graph;
-        let captured = graph.hidden.contains(&output) || graph.logits == output;
-        !captured
+        !self.captured[output.0]
             && graph.nodes.iter().filter(|n| n.inputs.contains(&output)).all(|n| {
                 matches!(
                     n.op,

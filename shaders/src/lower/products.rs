@@ -1,8 +1,8 @@
-//! Matrix products: linears, alone, stacked or with what follows them, and experts.
+//! Matrix products: linears, alone, stacked or with what follows them.
 
+use tread_core::Result;
 use tread_core::graph::{Node, Op, Rows, ValueId, WeightId};
 use tread_core::tensor::Tensor;
-use tread_core::{Error, Result};
 
 use super::{Lowering, Place};
 use crate::plan::{Extent, Label, Matrix, Operand, When};
@@ -10,12 +10,14 @@ use crate::source::Params;
 use crate::weights::{Packed, segments};
 
 impl<'a> Lowering<'a> {
-    /// The linear at `at` and all others that can be stacked with it.
+    /// The linear at `at` and all others of its segment that can be stacked with it.
     pub(super) fn linears(&mut self, at: usize, node: &'a Node) -> Result<()> {
         let Op::Linear { weight } = node.op else { return Ok(()) };
         let input = node.inputs[0];
         let mut members = vec![(at, node, weight)];
-        for (other_at, other) in self.context.graph.nodes.iter().enumerate().skip(at + 1) {
+        let segment = self.context.graph.segments.iter().find(|s| s.nodes.contains(&at));
+        for other_at in at + 1..segment.map_or(at, |s| s.nodes.end) {
+            let other = &self.context.graph.nodes[other_at];
             let Op::Linear { weight: other_weight } = other.op else { continue };
             if other.inputs[0] == input
                 && !self.done[other_at]
@@ -94,7 +96,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Parameters of linear.wgsl that do not depend on the mode.
-    fn product_params(&self, matrices: usize, thread_rows: u32, x: Place, slot: usize) -> Params {
+    pub(super) fn product_params(&self, matrices: usize, thread_rows: u32, x: Place, slot: usize) -> Params {
         let tuning = self.context.tuning;
         Params::from([
             ("MATRICES", matrices as u32),
@@ -131,66 +133,6 @@ impl<'a> Lowering<'a> {
             return self.product(node, &[vec![*weight]], linear.inputs[0], slot, Some(addend));
         }
         self.two_operands(node, "add.wgsl")
-    }
-
-    pub(super) fn experts(&mut self, node: &Node, weights: [WeightId; 3], top_k: usize) -> Result<()> {
-        let [gate, up, down] = weights;
-        if self.tensor(gate).dtype() != self.tensor(up).dtype() || self.tile(gate) != self.tile(up) {
-            let message = format!(
-                "experts whose gate ({}) and up ({}) differ in format",
-                self.tensor(gate).dtype(),
-                self.tensor(up).dtype()
-            );
-            return Err(Error::Unsupported(message));
-        }
-        let (x, routing) = (self.place(node.inputs[0])?, self.place(node.inputs[1])?);
-        let tuning = self.context.tuning;
-        let width = self.tensor(gate).shape()[1];
-        let act = self.slot(Rows::All, top_k, width);
-        let out = self.output(node)?;
-        let matrices = [self.matrix(&[gate])?, self.matrix(&[up])?];
-        let packed = self.packed(matrices[0])?;
-        let pairs = Extent::Count { rows: Rows::All, times: top_k as u32, per: 1 };
-        for (segment, range) in segments(&packed, self.context.max_segment).into_iter().enumerate() {
-            let mut params = packed.params(&range);
-            params.extend(self.product_params(2, tuning.rows, x, act));
-            params.extend([("ADD", 0), ("EXPERTS", 1), ("TOP_K", top_k as u32), ("COLS", 1)]);
-            let group_rows = tuning.workgroup / tuning.lanes * tuning.rows;
-            let grid = [Extent::Fixed((width as u32).div_ceil(group_rows)), pairs, Extent::Fixed(1)];
-            let mut bindings = vec![
-                (0, Operand::Step, false),
-                (1, Operand::Slot(x.slot), false),
-                (2, Operand::Slot(act), true),
-                (3, Operand::Slot(routing.slot), false),
-            ];
-            bindings.extend(packed.operands(0, matrices[0], segment));
-            bindings.extend(packed.operands(1, matrices[1], segment));
-            self.push("linear.wgsl", Some(packed.dtype), params, When::any(Rows::All), grid, bindings);
-        }
-
-        let matrix = self.matrix(&[down])?;
-        let packed = self.packed(matrix)?;
-        let act_place = Place { slot: act, offset: 0 };
-        for (segment, range) in segments(&packed, self.context.max_segment).into_iter().enumerate() {
-            let mut params = packed.params(&range);
-            params.extend(self.product_params(1, 1, act_place, out));
-            params.extend([("TOP_K", top_k as u32), ("FIRST", u32::from(segment == 0))]);
-            let group_rows = tuning.workgroup / tuning.lanes;
-            let grid = [
-                Extent::Fixed((self.tensor(down).shape()[1] as u32).div_ceil(group_rows)),
-                Extent::Count { rows: Rows::All, times: 1, per: 1 },
-                Extent::Fixed(1),
-            ];
-            let mut bindings = vec![
-                (0, Operand::Step, false),
-                (1, Operand::Slot(act), false),
-                (2, Operand::Slot(out), true),
-                (3, Operand::Slot(routing.slot), false),
-            ];
-            bindings.extend(packed.operands(0, matrix, segment));
-            self.push("experts_down.wgsl", Some(packed.dtype), params, When::any(Rows::All), grid, bindings);
-        }
-        Ok(())
     }
 
     /// The index of the stacked matrix of `weights`, once however often it is used.

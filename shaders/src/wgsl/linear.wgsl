@@ -2,8 +2,9 @@
 //
 // MATRICES = 2: y = silu(W0 x) * (W1 x)                (gate and up of a SwiGLU FFN).
 // ADD:          y = W x + addend                        (residual connections).
-// EXPERTS:      a column is one (row, choice) pair; W is a stack of matrices of MATRIX_ROWS rows and the pair's
-//               expert picks one. Output column = pair.
+// EXPERTS:      a column is one (row, choice) pair; W is a stack of HELD matrices of MATRIX_ROWS rows, that of expert
+//               FIRST first, and the pair's expert picks one. Gate and up take the row's x and make one of each pair's;
+//               DOWN takes that and makes the pair's slot in the row. ZERO: so it does for experts that are elsewhere.
 //
 // Work: a workgroup makes WORKGROUP / LANES * ROWS rows for COLS columns; LANES threads share ROWS rows and walk
 // along K, a chunk of 32 weights each time. Every (row, column) is summed in the same order whatever COLS is and
@@ -26,6 +27,8 @@ const SUMS = MATRICES * ROWS * COLS;
 #include reduce.wgsl
 #end
 
+const GROUP_ROWS = WORKGROUP / LANES * ROWS;
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
 #if SHARED_LANES
@@ -33,21 +36,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #else
     let lane = 0u;
 #end
-    let first = (group.x * (WORKGROUP / LANES) + thread / LANES) * ROWS;
+    let first = group.x * GROUP_ROWS + thread / LANES * ROWS;
 #if EXPERTS
     let pair = group.y;
     let token = pair / TOP_K;
-    let expert = routing[token * 2u * TOP_K + pair % TOP_K];
-    // The segment may hold only some of the expert's rows: the rest is another dispatch's.
+    let choice = pair % TOP_K;
+    // Wraps around for those before the first, and so is beyond the last.
+    let expert = routing[token * 2u * TOP_K + choice] - FIRST;
+    #if DOWN
+    let x0 = pair * X_STRIDE;
+    let y0 = token * OUT_STRIDE + choice * MATRIX_ROWS;
+    #else
+    let x0 = token * X_STRIDE;
+    let y0 = pair * OUT_STRIDE;
+    #end
+    if expert >= HELD {
+        #if ZERO
+        #for r in 0..ROWS
+        if lane == 0u && first + $r < MATRIX_ROWS { y[y0 + first + $r] = 0.0; }
+        #end
+        #end
+        return;
+    }
+    // The segment may hold only some of the expert's rows, or none: the rest is another dispatch's.
     let base = expert * MATRIX_ROWS;
+    let begin = base + group.x * GROUP_ROWS;
+    if begin >= ROW0 + SEGMENT_ROWS || begin + GROUP_ROWS <= ROW0 { return; }
     #for r in 0..ROWS
     let wanted$r = base + first + $r;
     let mine$r = first + $r < MATRIX_ROWS && wanted$r >= ROW0 && wanted$r < ROW0 + SEGMENT_ROWS;
     let row$r = select(0u, wanted$r - ROW0, mine$r);
     let out$r = first + $r;
     #end
-    let x0 = token * X_STRIDE;
-    let y0 = pair * OUT_STRIDE + OUT_OFFSET;
     let stored0 = true;
 #else
     let columns = step[COUNT];
