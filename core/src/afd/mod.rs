@@ -61,7 +61,7 @@ pub trait Ffn: std::fmt::Debug {
     /// The next answer, to whichever call. Answers to calls of steps that were given up may come too.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] when it will never come.
+    /// [`crate::Error::Unavailable`] when it was waited for long enough, [`crate::Error::Device`] when it will never come.
     fn answer(&mut self) -> LocalFuture<'_, Result<Answer>>;
 
     /// The pool for people, and the bytes of its weights.

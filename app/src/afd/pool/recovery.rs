@@ -28,7 +28,7 @@ pub(crate) struct Patience {
 
 impl Patience {
     /// The design's numbers, with a call held so long.
-    pub(crate) const fn holding(hold: Duration) -> Self {
+    pub(crate) fn holding(hold: Duration) -> Self {
         let [least, most, first] = [50, 500, 5000].map(Duration::from_millis);
         Self { factor: 20.0, least, most, first, hold }
     }
