@@ -2,6 +2,7 @@
 
 mod bench;
 mod serve;
+mod worker;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use tread_shaders::Selector;
 
 pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
 pub(crate) use serve::{LogFormat, ServeArgs};
+pub(crate) use worker::{FfnWorkerArgs, WorkerCommand};
 
 const MODEL_HELP: &str = "\
 MODEL is one of
@@ -49,6 +51,9 @@ pub(crate) enum Command {
     Doctor,
     /// Measure load time, prefill and decode on every back end, or a server under load.
     Bench(BenchArgs),
+    /// Be one of the workers of which a pool is made.
+    #[command(subcommand)]
+    Worker(WorkerCommand),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,6 @@
 //! Which back end computes.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tread_core::backend::Backend;
 use tread_core::cpu::Cpu;
 use tread_shaders::{AdapterReport, Selector, Wgpu, adapters};
@@ -40,6 +40,19 @@ pub(crate) fn open(choice: BackendChoice, adapter: Option<&Selector>) -> Result<
             Some(index) => wgpu(Selector::Index(index)),
             None => Ok(Box::new(Cpu::new())),
         },
+    }
+}
+
+/// Opens a device by its name in lists: `cpu`, `wgpu`, `wgpu:ADAPTER`.
+pub(crate) fn open_named(name: &str) -> Result<Box<dyn Backend>> {
+    match name.split_once(':').unwrap_or((name, "")) {
+        ("cpu", "") => open(BackendChoice::Cpu, None),
+        ("wgpu", "") => open(BackendChoice::Wgpu, None),
+        ("wgpu", adapter) => {
+            let Ok(selector) = adapter.parse();
+            open(BackendChoice::Wgpu, Some(&selector))
+        }
+        _ => bail!("there is no device `{name}`: only cpu, wgpu and wgpu:ADAPTER"),
     }
 }
 

@@ -1,5 +1,7 @@
-//! The parts of the `tread` binary. Only the server is a library for others: its tests start it in their own process.
+//! The parts of the `tread` binary. Only the server and the FFN pool are a library for others: their tests start them in
+//! their own process.
 
+pub mod afd;
 mod answer;
 mod bench;
 mod catalog;
@@ -17,6 +19,8 @@ mod memory;
 mod progress;
 mod run;
 pub mod serve;
+mod signals;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -43,6 +47,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Inspect(args) => inspect::run(args),
         cli::Command::Doctor => doctor::run(),
         cli::Command::Bench(args) => bench::run(args),
+        cli::Command::Worker(cli::WorkerCommand::Ffn(args)) => worker::ffn(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

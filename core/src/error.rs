@@ -43,6 +43,9 @@ pub enum Error {
     /// The device failed or was lost.
     #[error("device: {0}")]
     Device(String),
+    /// Somebody who is needed does not answer now, and may later.
+    #[error("{0}")]
+    Unavailable(String),
     /// Tokenizer or chat template.
     #[error("text: {0}")]
     Text(String),

@@ -77,7 +77,7 @@ pub(crate) struct ServeArgs {
     pub(crate) otlp_endpoint: Option<String>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "must be a number of seconds".to_owned())?;
     if (0.001..=1e7).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))

@@ -69,6 +69,13 @@ impl ApiError {
         error
     }
 
+    /// 503 with a time to wait.
+    fn unavailable(message: impl Into<String>) -> Self {
+        let mut error = Self::server(StatusCode::SERVICE_UNAVAILABLE, message).code("unavailable");
+        error.retry_after = Some(5);
+        error
+    }
+
     /// Not the client's fault.
     pub(super) fn server(status: StatusCode, message: impl Into<String>) -> Self {
         Self::new(status, "server_error", message)
@@ -114,6 +121,7 @@ impl From<Error> for ApiError {
                 Self::bad_request(message)
             }
             Error::Unsupported(_) => Self::bad_request(error.to_string()),
+            Error::Unavailable(message) => Self::unavailable(message),
             other => Self::server(StatusCode::INTERNAL_SERVER_ERROR, other.to_string()),
         }
     }
@@ -127,6 +135,7 @@ impl From<Failure> for ApiError {
             Failure::QueueFull { .. } => Self::too_many(message),
             Failure::TooMany { .. } => Self::bad_request(message).code("too_many_sequences"),
             Failure::Timeout(_) => Self::server(StatusCode::GATEWAY_TIMEOUT, message).code("timeout"),
+            Failure::Unavailable(_) => Self::unavailable(message),
             Failure::Stopping => Self::server(StatusCode::SERVICE_UNAVAILABLE, message).code("shutting_down"),
             Failure::Lost(_) => Self::server(StatusCode::SERVICE_UNAVAILABLE, message).code("device_lost"),
         }

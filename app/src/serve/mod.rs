@@ -40,6 +40,7 @@ use tokio::sync::watch;
 use tread_core::model::Model;
 
 use crate::cli::ServeArgs;
+use crate::signals::Signals;
 use crate::{devices, load};
 use app::{App, new_id, unix_time};
 pub use engine::OpenDevice;
@@ -235,39 +236,4 @@ async fn drain(app: &App, mut http: tokio::task::JoinHandle<()>, stop: &watch::S
         _ = stopped.wait_for(|stop| *stop == Stop::Now) => bail!("stopped before every request was answered"),
     }
     Ok(())
-}
-
-/// SIGTERM and SIGINT; where there are no signals, Ctrl-C.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        #[cfg(unix)]
-        {
-            use tokio::signal::unix::{SignalKind, signal};
-            Ok(Self {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-            })
-        }
-        #[cfg(not(unix))]
-        Ok(Self {})
-    }
-
-    async fn next(&mut self) {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        #[cfg(not(unix))]
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
 }

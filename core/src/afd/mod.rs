@@ -4,16 +4,17 @@
 //! the whole again: an executable whose attention is here and whose FFNs answer from wherever an [`Ffn`] reaches.
 
 pub mod activations;
-mod backend;
+pub mod frame;
 mod local;
 mod micro_batch;
 mod pipeline;
 mod shards;
+mod worker;
 
-pub use backend::{Cut, Disaggregated, OpenPool};
-pub use local::{LocalFfn, Worker};
+pub use local::LocalFfn;
 pub use pipeline::{Pipeline, Stage, StageName};
 pub use shards::{Layout, Shard, Sharding};
+pub use worker::{Outputs, Worker};
 
 use crate::Result;
 use crate::backend::LocalFuture;
@@ -60,7 +61,7 @@ pub trait Ffn: std::fmt::Debug {
     /// The next answer, to whichever call. Answers to calls of steps that were given up may come too.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] when it will never come.
+    /// [`crate::Error::Unavailable`] when it was waited for long enough, [`crate::Error::Device`] when it will never come.
     fn answer(&mut self) -> LocalFuture<'_, Result<Answer>>;
 
     /// The pool for people, and the bytes of its weights.

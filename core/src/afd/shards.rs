@@ -19,6 +19,16 @@ pub enum Sharding {
     Experts,
 }
 
+impl Sharding {
+    /// The name users know it by.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Layers => "layers",
+            Self::Experts => "experts",
+        }
+    }
+}
+
 /// What one worker holds.
 #[derive(Clone, Debug)]
 pub struct Shard {

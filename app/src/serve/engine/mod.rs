@@ -62,6 +62,9 @@ pub(super) enum Failure {
     /// The server ends.
     #[error("the server is shutting down")]
     Stopping,
+    /// Something that is needed was waited for in vain.
+    #[error("the model cannot be computed now: {0}; try again soon")]
+    Unavailable(String),
     /// The device is gone for good.
     #[error("the device was lost and could not be opened again: {0}")]
     Lost(String),

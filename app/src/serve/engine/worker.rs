@@ -119,6 +119,11 @@ impl Worker {
                         (self.monitor.step(&self.engine), self.monitor.standing(&self.engine));
                     self.metrics.standing(&self.feed.step(self.index, step, standing));
                 }
+                // The device is there, but not all that it needs. It was waited for; whoever comes now is waited for again.
+                Err(tread_core::Error::Unavailable(reason)) => {
+                    tracing::error!(reason, given_up = self.active.len(), "a step was given up");
+                    self.fail_all(|| Failure::Unavailable(reason.clone()));
+                }
                 Err(error) => {
                     losses += 1;
                     self.metrics.live.device_lost.increment(1);

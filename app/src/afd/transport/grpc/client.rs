@@ -1,0 +1,205 @@
+//! Attention's side.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+use super::proto::ffn_client::FfnClient;
+use super::proto::{Frame, HelloRequest};
+use super::{INCARNATION, KEEPALIVE, KEEPALIVE_TIMEOUT, SLOTS, WINDOW};
+use crate::afd::hello::{Hello, PROTOCOL, Welcome};
+use crate::afd::place::Place;
+use crate::afd::transport::{
+    ConnectError, Connection, ReceiveFrames, SendFrames, Transport, refused, unreachable,
+};
+
+/// How long a worker has to be met.
+const MEET: Duration = Duration::from_secs(3);
+/// The largest frame that is read; what a worker may send follows from its layout and is checked then.
+const MOST_FRAME: usize = 512 << 20;
+
+/// How workers are known and how we are known to them.
+#[derive(Clone, Default)]
+pub struct GrpcOptions {
+    /// Who signs their certificates (PEM); none: connections are not encrypted.
+    pub ca: Option<String>,
+    /// The token that they ask for.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for GrpcOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrpcOptions").field("tls", &self.ca.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Workers at addresses.
+#[derive(Debug)]
+pub struct Grpc {
+    options: GrpcOptions,
+}
+
+type Client = FfnClient<InterceptedService<Channel, Token>>;
+
+impl Grpc {
+    /// The same options for all workers.
+    pub fn new(options: GrpcOptions) -> Self {
+        Self { options }
+    }
+
+    async fn client(&self, place: &Place) -> Result<Client, ConnectError> {
+        let Place::Address(address) = place else { return Err(refused(place, "it is not an address")) };
+        let GrpcOptions { ca, token } = &self.options;
+        if token.is_some() && ca.is_none() && !is_loopback(address) {
+            let why = "the token would be sent to another host in the clear; say with --tls-ca who signs its certificate";
+            return Err(refused(place, why));
+        }
+        let scheme = if ca.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+            .map_err(|error| refused(place, error))?
+            .connect_timeout(MEET)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
+        if let Some(ca) = ca {
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+            endpoint = endpoint.tls_config(tls).map_err(|error| refused(place, root(&error)))?;
+        }
+        let channel = endpoint.connect().await.map_err(|error| unreachable(place, root(&error)))?;
+        let token = match token {
+            None => None,
+            Some(token) => Some(bearer(token).map_err(|why| refused(place, why))?),
+        };
+        let client = FfnClient::with_interceptor(channel, Token(token));
+        Ok(client.max_decoding_message_size(MOST_FRAME))
+    }
+}
+
+#[async_trait]
+impl Transport for Grpc {
+    async fn ask(&self, place: &Place) -> Result<Welcome, ConnectError> {
+        let mut client = self.client(place).await?;
+        hello(&mut client, place, HelloRequest { protocol: PROTOCOL, ..HelloRequest::default() }).await
+    }
+
+    async fn connect(&self, place: &Place, wanted: &Hello) -> Result<Connection, ConnectError> {
+        let mut client = self.client(place).await?;
+        let welcome = hello(&mut client, place, wanted.into()).await?;
+        wanted.check(&welcome).map_err(|why| refused(place, why))?;
+        let (frames, posted) = unbounded_channel();
+        let mut request = Request::new(UnboundedReceiverStream::new(posted));
+        let metadata = request.metadata_mut();
+        metadata.insert(INCARNATION, MetadataValue::from(welcome.incarnation));
+        metadata.insert(SLOTS, MetadataValue::from(wanted.slots as u64));
+        let replies = client.attach(request).await.map_err(|status| explain(place, &status))?.into_inner();
+        let receiver = Box::new(Receiver { replies });
+        Ok(Connection { welcome, sender: Box::new(Sender { frames }), receiver })
+    }
+}
+
+async fn hello(client: &mut Client, place: &Place, request: HelloRequest) -> Result<Welcome, ConnectError> {
+    let mut request = Request::new(request);
+    request.set_timeout(MEET);
+    let reply = client.hello(request).await.map_err(|status| explain(place, &status))?;
+    reply.into_inner().try_into().map_err(|why: String| refused(place, why))
+}
+
+/// What a worker's status means.
+fn explain(place: &Place, status: &Status) -> ConnectError {
+    match status.code() {
+        Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::InvalidArgument
+        | Code::Unimplemented => refused(place, status.message()),
+        _ => unreachable(place, status.message()),
+    }
+}
+
+/// The deepest reason, which says most.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn bearer(token: &str) -> Result<MetadataValue<Ascii>, String> {
+    let mut value: MetadataValue<Ascii> =
+        format!("Bearer {token}").parse().map_err(|_| "the token is not plain text".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Puts the token on every call.
+#[derive(Clone, Debug)]
+struct Token(Option<MetadataValue<Ascii>>);
+
+impl tonic::service::Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+#[derive(Debug)]
+struct Sender {
+    frames: UnboundedSender<Frame>,
+}
+
+impl SendFrames for Sender {
+    fn post(&mut self, _slot: usize, frame: Bytes) {
+        // The receiver will say that the worker is gone.
+        let _ = self.frames.send(Frame { data: frame });
+    }
+}
+
+#[derive(Debug)]
+struct Receiver {
+    replies: Streaming<Frame>,
+}
+
+#[async_trait]
+impl ReceiveFrames for Receiver {
+    async fn receive(&mut self) -> Result<Bytes, String> {
+        match self.replies.message().await {
+            Ok(Some(frame)) => Ok(frame.data),
+            Ok(None) => Err("the worker has ended the connection".to_owned()),
+            Err(status) => Err(status.message().to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_loopback;
+
+    #[test]
+    fn this_machine_is_told_from_others() {
+        for here in ["127.0.0.1:1", "localhost:4", "[::1]:80"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for there in ["10.0.0.1:1", "node:4", "[fe80::1]:80", "127.0.0.1.example.org:1"] {
+            assert!(!is_loopback(there), "{there}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! To workers anywhere: gRPC. One stream for each pair, whose end says that the other side is gone; a side that says nothing
+//! at all is missed by HTTP/2's keepalive.
+
+mod client;
+mod server;
+
+use std::time::Duration;
+
+use tread_core::afd::Sharding;
+use tread_core::graph::EdgeDType;
+
+use crate::afd::hello::{Hello, Terms, Welcome};
+
+pub use client::{Grpc, GrpcOptions};
+pub use server::{Security, Served, serve};
+
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::str_to_string, missing_debug_implementations)]
+mod proto {
+    tonic::include_proto!("tread.afd.v1");
+}
+
+/// How often a silent connection is asked whether it lives,
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// and how long it has to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that may be under way unread: a call of many rows goes out in one piece.
+const WINDOW: u32 = 16 << 20;
+/// Metadata of an attachment: whom it is meant for, and how many calls at a time.
+const INCARNATION: &str = "incarnation";
+const SLOTS: &str = "slots";
+
+const SHARDINGS: [Sharding; 2] = [Sharding::Layers, Sharding::Experts];
+const DTYPES: [EdgeDType; 3] = [EdgeDType::F32, EdgeDType::BF16, EdgeDType::F8];
+
+impl From<&Hello> for proto::HelloRequest {
+    fn from(hello: &Hello) -> Self {
+        let Terms { protocol, model, hidden, dtype, sharding, shards } = hello.terms.clone();
+        Self {
+            protocol,
+            model,
+            hidden: hidden as u32,
+            dtype: dtype.name().to_owned(),
+            sharding: sharding.name().to_owned(),
+            shards: shards as u32,
+            max_rows: hello.max_rows as u32,
+            slots: hello.slots as u32,
+        }
+    }
+}
+
+impl From<&Welcome> for proto::HelloReply {
+    fn from(welcome: &Welcome) -> Self {
+        let Terms { protocol, model, hidden, dtype, sharding, shards } = welcome.terms.clone();
+        Self {
+            protocol,
+            model,
+            hidden: hidden as u32,
+            dtype: dtype.name().to_owned(),
+            sharding: sharding.name().to_owned(),
+            shards: shards as u32,
+            shard: welcome.shard as u32,
+            max_rows: welcome.max_rows as u32,
+            slots: welcome.slots as u32,
+            incarnation: welcome.incarnation,
+            device: welcome.device.clone(),
+            weight_bytes: welcome.weight_bytes,
+        }
+    }
+}
+
+impl TryFrom<proto::HelloRequest> for Hello {
+    type Error = String;
+
+    fn try_from(from: proto::HelloRequest) -> Result<Self, String> {
+        let proto::HelloRequest { protocol, model, hidden, dtype, sharding, shards, max_rows, slots } = from;
+        let terms = terms(protocol, model, hidden, &dtype, &sharding, shards)?;
+        Ok(Self { terms, max_rows: max_rows as usize, slots: slots as usize })
+    }
+}
+
+impl TryFrom<proto::HelloReply> for Welcome {
+    type Error = String;
+
+    fn try_from(from: proto::HelloReply) -> Result<Self, String> {
+        let terms = terms(from.protocol, from.model, from.hidden, &from.dtype, &from.sharding, from.shards)?;
+        Ok(Self {
+            terms,
+            shard: from.shard as usize,
+            max_rows: from.max_rows as usize,
+            slots: from.slots as usize,
+            incarnation: from.incarnation,
+            device: from.device,
+            weight_bytes: from.weight_bytes,
+        })
+    }
+}
+
+fn terms(
+    protocol: u32,
+    model: String,
+    hidden: u32,
+    dtype: &str,
+    sharding: &str,
+    shards: u32,
+) -> Result<Terms, String> {
+    let dtype_known = DTYPES.into_iter().find(|known| known.name() == dtype);
+    let sharding_known = SHARDINGS.into_iter().find(|known| known.name() == sharding);
+    Ok(Terms {
+        protocol,
+        model,
+        hidden: hidden as usize,
+        dtype: dtype_known.ok_or_else(|| format!("there is no --afd-dtype {dtype}"))?,
+        sharding: sharding_known.ok_or_else(|| format!("there is no --sharding {sharding}"))?,
+        shards: shards as usize,
+    })
+}

@@ -1,0 +1,222 @@
+//! The worker's side.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::{Stream, StreamExt as _};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::proto::ffn_server::{Ffn, FfnServer};
+use super::proto::{DrainReply, DrainRequest, Frame, HelloReply, HelloRequest};
+use super::{INCARNATION, KEEPALIVE, KEEPALIVE_TIMEOUT, SLOTS, WINDOW};
+use crate::afd::hello::{Hello, PROTOCOL};
+use crate::afd::host::Host;
+
+/// Bytes of a frame's envelope.
+const ENVELOPE: usize = 64;
+
+/// Who may call.
+#[derive(Clone, Default)]
+pub struct Security {
+    /// Certificate and key, PEM.
+    pub identity: Option<(String, String)>,
+    /// What callers must know.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for Security {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Security").field("tls", &self.identity.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Security {
+    /// Whether an address may be listened on: other hosts only with encryption and a token.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check(&self, address: SocketAddr) -> Result<()> {
+        if address.ip().is_loopback() || (self.identity.is_some() && self.token.is_some()) {
+            return Ok(());
+        }
+        bail!(
+            "{address} can be reached from other hosts: give --tls-cert, --tls-key and --token-file, or listen on 127.0.0.1"
+        )
+    }
+}
+
+/// A worker that is served.
+#[derive(Debug)]
+pub struct Served {
+    host: Host,
+    address: SocketAddr,
+    task: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    drain: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+}
+
+/// Serves a worker on an address until [`Served::drained`] or [`Served::stop`].
+///
+/// # Errors
+/// When the address cannot be had, or must not be without more security, or the certificate cannot be read.
+pub async fn serve(host: Host, address: SocketAddr, security: &Security) -> Result<Served> {
+    security.check(address)?;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+    let address = listener.local_addr()?;
+    let (drain, stop) = (watch::Sender::new(false), watch::Sender::new(false));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<FfnServer<Service>>().await;
+    let service = FfnServer::new(Service { host: host.clone(), drain: drain.clone() })
+        .max_decoding_message_size(host.most_bytes() + ENVELOPE);
+    let token = Token(security.token.as_ref().map(|token| digest(token.as_bytes())));
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
+    if let Some((certificate, key)) = &security.identity {
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+        server = server.tls_config(tls).context("reading the certificate and its key")?;
+    }
+    let router = server
+        .add_service(health)
+        .add_service(tonic::service::interceptor::InterceptedService::new(service, token));
+    let mut stopped = stop.subscribe();
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let task = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
+        // Whoever could stop it has gone: the same.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }));
+    tokio::spawn(watch_drain(host.clone(), drain.subscribe(), reporter));
+    Ok(Served { host, address, task, drain, stop })
+}
+
+/// Says to all who attend or probe that the worker takes no new calls.
+async fn watch_drain(host: Host, mut drain: watch::Receiver<bool>, reporter: HealthReporter) {
+    if drain.wait_for(|drain| *drain).await.is_ok() {
+        reporter.set_service_status("", ServingStatus::NotServing).await;
+        reporter.set_not_serving::<FfnServer<Service>>().await;
+        host.drain();
+    }
+}
+
+impl Served {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no new calls.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// Waits until it was asked to drain, by whomever, and all have got their answers and gone.
+    pub async fn drained(&self) {
+        let mut drain = self.drain.subscribe();
+        let _ = drain.wait_for(|drain| *drain).await;
+        self.host.deserted().await;
+    }
+
+    /// Waits until the worker has failed, and says why.
+    pub async fn failed(&self) -> String {
+        self.host.ended().await
+    }
+
+    /// Stops at once: connections are cut.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        self.task.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Service {
+    host: Host,
+    drain: watch::Sender<bool>,
+}
+
+#[tonic::async_trait]
+impl Ffn for Service {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let request = request.into_inner();
+        if request.protocol != PROTOCOL {
+            let theirs = request.protocol;
+            return Err(Status::failed_precondition(format!(
+                "different versions of the protocol: attention has {theirs}, the FFN worker {PROTOCOL}"
+            )));
+        }
+        // Who only asks is told.
+        if request.model.is_empty() {
+            return Ok(Response::new(self.host.welcome().into()));
+        }
+        if self.host.is_draining() {
+            return Err(Status::unavailable("the worker is draining"));
+        }
+        let hello = Hello::try_from(request).map_err(Status::failed_precondition)?;
+        let welcome = self.host.meet(&hello).map_err(Status::failed_precondition)?;
+        Ok(Response::new((&welcome).into()))
+    }
+
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let number = |key| {
+            let value = request.metadata().get(key).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+            value.ok_or_else(|| Status::invalid_argument(format!("metadata without `{key}`")))
+        };
+        // Between Hello and now it may have been started anew.
+        if number(INCARNATION)? != self.host.welcome().incarnation {
+            return Err(Status::unavailable("the worker was started anew"));
+        }
+        let slots = usize::try_from(number(SLOTS)?).unwrap_or(usize::MAX);
+        let (peer, replies) = self.host.attach(slots);
+        let mut frames = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(frame)) = frames.message().await {
+                peer.post(frame.data).await;
+            }
+        });
+        let replies = UnboundedReceiverStream::new(replies).map(|data| Ok(Frame { data }));
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        self.drain.send_replace(true);
+        Ok(Response::new(DrainReply {}))
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Lets in who knows the token.
+#[derive(Clone, Debug)]
+struct Token(Option<[u8; 32]>);
+
+impl tonic::service::Interceptor for Token {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(wanted) = &self.0 else { return Ok(request) };
+        let value = request.metadata().get("authorization").map(|value| value.as_bytes());
+        // Digests are compared: how long that takes says nothing about the token.
+        match value.and_then(|value| value.strip_prefix(b"Bearer ")) {
+            Some(token) if digest(token) == *wanted => Ok(request),
+            Some(_) => Err(Status::unauthenticated("the token (--token-file) is not the worker's")),
+            None => Err(Status::unauthenticated("the worker asks for a token (--token-file)")),
+        }
+    }
+}
