@@ -1,5 +1,6 @@
 //! The command line: one struct a subcommand, its help where users look.
 
+mod afd;
 mod bench;
 mod serve;
 mod worker;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tread_shaders::Selector;
 
+pub(crate) use afd::AfdArgs;
 pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
 pub(crate) use serve::{LogFormat, ServeArgs};
 pub(crate) use worker::{FfnWorkerArgs, WorkerCommand};
@@ -90,6 +92,8 @@ pub(crate) struct DeviceArgs {
     /// Tokens of prompt and answer together [default: what the model can, at most 4096].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
     pub(crate) context: Option<u32>,
+    #[command(flatten)]
+    pub(crate) afd: AfdArgs,
 }
 
 #[derive(Args, Clone, Debug)]

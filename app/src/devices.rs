@@ -1,11 +1,19 @@
 //! Which back end computes.
 
-use anyhow::{Result, bail};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
 use tread_core::backend::Backend;
 use tread_core::cpu::Cpu;
+use tread_core::graph::EdgeDType;
+use tread_core::model::Model;
 use tread_shaders::{AdapterReport, Selector, Wgpu, adapters};
 
-use crate::cli::BackendChoice;
+use crate::afd::transport::GrpcOptions;
+use crate::afd::{AfdOptions, Disaggregated, Rounding};
+use crate::cli::{AfdArgs, BackendChoice, DeviceArgs};
 
 /// What was chosen without a wish of the user's, and why.
 pub(crate) struct Choice {
@@ -25,6 +33,41 @@ pub(crate) fn choose(found: &[AdapterReport]) -> Choice {
                 .to_owned(),
         },
     }
+}
+
+/// Opens what the user wants for a model: a device, or one for attention with a pool for FFNs.
+pub(crate) fn open_for(model: &Arc<Model>, args: &DeviceArgs) -> Result<Box<dyn Backend>> {
+    let device = open(args.backend, args.adapter.as_ref())?;
+    apart(model, device, &args.afd)
+}
+
+/// Takes FFNs to a pool if the user wants that.
+pub(crate) fn apart(
+    model: &Arc<Model>,
+    device: Box<dyn Backend>,
+    args: &AfdArgs,
+) -> Result<Box<dyn Backend>> {
+    let (sharding, dtype) = (args.sharding.into(), args.afd_dtype.into());
+    let Some(ffn) = &args.ffn else {
+        return Ok(if dtype == EdgeDType::F32 {
+            device
+        } else {
+            Box::new(Rounding::new(device, sharding, dtype))
+        });
+    };
+    let read =
+        |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let token = args.ffn_token_file.as_ref().map(read).transpose()?.map(|token| token.trim().to_owned());
+    let options = AfdOptions {
+        sharding,
+        shards: args.shards.map(|shards| shards as usize),
+        dtype,
+        micro_batches: args.micro_batches as usize,
+        hold: args.ffn_hold,
+        grpc: GrpcOptions { ca: args.ffn_ca.as_ref().map(read).transpose()?, token },
+        ..AfdOptions::new(ffn.clone())
+    };
+    Ok(Box::new(Disaggregated::new(Arc::clone(model), device, options)))
 }
 
 /// Opens what the user wants, or the best there is.

@@ -57,12 +57,12 @@ impl Engine {
     /// Opens the device and loads the model with room for one sequence.
     pub(crate) fn new(model: Model, args: &DeviceArgs) -> Result<Self> {
         let context_length = context_length(&model, args)?;
-        let backend = devices::open(args.backend, args.adapter.as_ref())?;
+        let model = Arc::new(model);
+        let backend = devices::open_for(&model, args)?;
         let rows = PREFILL_ROWS.min(context_length);
         let options = CompileOptions::single(context_length, rows, args.kv.into());
         let executable = compile(&model, &*backend, options)?;
         let device = format!("{}, {}", backend.name(), backend.device());
-        let model = Arc::new(model);
         let options = EngineOptions { context_length, max_sequences: 1, prefix_cache: true };
         let engine = tread_core::engine::Engine::new(Arc::clone(&model), executable, options);
         Ok(Self { model, device, engine, requests: 0 })

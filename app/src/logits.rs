@@ -1,5 +1,7 @@
 //! `tread logits`: the door through which correctness is checked from outside.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -26,7 +28,8 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
         bail!("{} tokens were given, but the context holds {context}", tokens.len());
     }
     let vocab = model.config.vocab_size();
-    let backend = devices::open(device.backend, device.adapter.as_ref())?;
+    let model = Arc::new(model);
+    let backend = devices::open_for(&model, device)?;
     let rows = engine::PREFILL_ROWS.min(context);
     let options = CompileOptions::single(context, rows, device.kv.into());
     let mut executable = engine::compile(&model, &*backend, options)?;

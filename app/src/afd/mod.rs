@@ -4,12 +4,14 @@
 //! [`load`] makes an executable of a model out of it. [`pool`] keeps calls until they are answered, [`transport`] carries
 //! them, [`host`] is a worker.
 
+mod backend;
 pub mod hello;
 pub mod host;
 mod place;
 pub mod pool;
 pub mod transport;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use tread_core::graph::{EdgeDType, Graph, Part};
 use tread_core::model::Model;
 
 use crate::devices;
+pub use backend::{Disaggregated, Rounding};
 use hello::{Hello, PROTOCOL, Terms};
 use host::{Host, Setup};
 pub use place::Place;
@@ -95,6 +98,17 @@ impl Members {
         match self {
             Self::Places(places) => Arc::new(Static(places.clone())),
             Self::File(path) => Arc::new(Listed(path.clone())),
+        }
+    }
+}
+
+impl fmt::Display for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Places(places) => {
+                f.write_str(&places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+            }
+            Self::File(path) => write!(f, "the workers in {}", path.display()),
         }
     }
 }

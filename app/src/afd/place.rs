@@ -41,7 +41,11 @@ impl FromStr for Place {
         let (head, tail) = text.split_once(':').unwrap_or((text, ""));
         match (head, tail) {
             ("cpu", "") | ("wgpu", _) => Ok(Self::Device { name: text.to_owned(), index: 0 }),
-            (host, port) if !host.is_empty() && text.rsplit(':').next().is_some_and(|p| p.parse::<u16>().is_ok()) && !port.is_empty() => {
+            (host, port)
+                if !host.is_empty()
+                    && text.rsplit(':').next().is_some_and(|p| p.parse::<u16>().is_ok())
+                    && !port.is_empty() =>
+            {
                 Ok(Self::Address(text.to_owned()))
             }
             _ => Err(format!("`{text}` is neither a device (cpu, wgpu, wgpu:0) nor an address (host:port)")),

@@ -41,6 +41,10 @@ pub(crate) struct ServeArgs {
     pub(crate) cors_origin: Vec<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
+    /// Devices that compute different requests at the same time, each with a KV cache of its own (data-parallel
+    /// attention): cpu, wgpu, wgpu:ADAPTER, as wgpu:0,wgpu:1 [default: one, as --backend says].
+    #[arg(long, value_name = "DEVICES", value_delimiter = ',', conflicts_with_all = ["backend", "adapter"], help_heading = "Attention and FFN apart")]
+    pub(crate) attention: Vec<String>,
     /// Most sequences computed together.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) max_sequences: u32,

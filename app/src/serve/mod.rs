@@ -61,9 +61,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     if !options.address.ip().is_loopback() && options.api_keys.is_empty() {
         tracing::warn!(address = %options.address, "others can reach this server, and it asks for no --api-key");
     }
-    let device = args.device.clone();
-    let open: OpenDevice = Box::new(move || devices::open(device.backend, device.adapter.as_ref()));
-    let server = Server::start(model, vec![open], options)?;
+    let model = Arc::new(model);
+    let devices = engines(&model, args);
+    let server = Server::start(model, devices, options)?;
     server.stop_on_signals()?;
     if let Some(device) = server.loaded() {
         let name = server.app.model_name();
@@ -73,6 +73,22 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         }
     }
     server.wait()
+}
+
+/// How to open the device of each engine.
+fn engines(model: &Arc<Model>, args: &ServeArgs) -> Vec<OpenDevice> {
+    let open = |place: Option<&String>| -> OpenDevice {
+        let (model, args, place) = (Arc::clone(model), args.device.clone(), place.cloned());
+        Box::new(move || match &place {
+            None => devices::open_for(&model, &args),
+            Some(name) => devices::apart(&model, devices::open_named(name)?, &args.afd),
+        })
+    };
+    if args.attention.is_empty() {
+        vec![open(None)]
+    } else {
+        args.attention.iter().map(|p| open(Some(p))).collect()
+    }
 }
 
 /// Shows the page in the user's browser; where there is none to be started, says where it is.
@@ -120,9 +136,13 @@ impl Server {
     ///
     /// # Errors
     /// When the address cannot be bound, or the options contradict each other or the model.
-    pub fn start(model: Model, devices: Vec<OpenDevice>, options: ServerOptions) -> Result<Self> {
+    pub fn start(
+        model: impl Into<Arc<Model>>,
+        devices: Vec<OpenDevice>,
+        options: ServerOptions,
+    ) -> Result<Self> {
+        let model = model.into();
         options.check(&model)?;
-        let model = Arc::new(model);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
         let listener = runtime
             .block_on(TcpListener::bind(options.address))
