@@ -1,4 +1,4 @@
-//! The server as a process of its own.
+//! Servers and workers as processes of their own.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-/// `tread serve` on a free port, until it is dropped.
+/// `tread serve` or a worker on a free port, until it is dropped.
 #[derive(Debug)]
 pub struct Server {
     process: Child,
@@ -22,6 +22,20 @@ impl Server {
     pub fn start(binary: &str, args: &[&str]) -> Self {
         let mut command = Command::new(binary);
         command.arg("serve").args(args).args(["--port", "0"]);
+        Self::spawn(command)
+    }
+
+    /// Starts `binary` with `worker ffn` and `args`; waits until it listens.
+    ///
+    /// # Panics
+    /// When it ends before that.
+    pub fn ffn_worker(binary: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(binary);
+        command.args(["worker", "ffn"]).args(args);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         for name in ["HF_ENDPOINT", "HF_TOKEN", "TREAD_MODELS", "RUST_LOG"] {
             command.env_remove(name);
         }
@@ -61,8 +75,20 @@ impl Server {
     /// # Panics
     /// When the system has no `kill`.
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
-        assert!(status.expect("kill starts").success());
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by its name.
+    ///
+    /// # Panics
+    /// When the system has no `kill`.
+    pub fn signal(&self, name: &str) {
+        signal(self.process.id(), name);
+    }
+
+    /// The process, for signals from other threads.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Whether it still runs.
@@ -92,6 +118,15 @@ impl Drop for Server {
     }
 }
 
+/// Sends a signal to a process.
+///
+/// # Panics
+/// When the system has no `kill`, or the process is no more.
+pub fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status();
+    assert!(status.expect("kill starts").success());
+}
+
 /// Keeps the lines of a stream and looks for the address in them.
 fn keep(
     stream: Option<impl Read + Send + 'static>,
@@ -101,7 +136,7 @@ fn keep(
     let (stream, log, addresses) = (stream.expect("a pipe"), Arc::clone(log), addresses.clone());
     thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            let url = line.split_once("http://").map(|(_, rest)| rest);
+            let url = line.split_once("http://").or_else(|| line.split_once("https://")).map(|(_, rest)| rest);
             let address = url.and_then(|rest| rest.split([' ', '/']).next()?.parse().ok());
             log.lock().unwrap().extend([&line, "\n"]);
             if let Some(address) = address {

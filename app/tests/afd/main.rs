@@ -1,0 +1,9 @@
+//! Attention here, FFNs elsewhere: over every transport, and while workers die, stop, drain and join, the tokens are those
+//! of one device.
+
+mod conformance;
+mod models;
+#[cfg(unix)]
+mod processes;
+mod refusals;
+mod streams;

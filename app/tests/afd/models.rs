@@ -1,0 +1,45 @@
+//! What is computed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tread_core::afd::Sharding;
+use tread_core::backend::{BLOCK_SIZE, Backend as _, CompileOptions, Executable, KvDType};
+use tread_core::checkpoint::Checkpoint;
+use tread_core::cpu::Cpu;
+use tread_core::graph::EdgeDType;
+use tread_core::model::Model;
+
+/// Token rows of a step.
+pub(crate) const ROWS: usize = 48;
+/// Requests at a time.
+pub(crate) const STREAMS: usize = 16;
+/// Tokens of a request, prompt and answer.
+pub(crate) const CONTEXT: usize = 128;
+
+pub(crate) fn folder(name: &str) -> PathBuf {
+    let app = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if name == "nano" { app.join("models/nano") } else { app.join("../tests/data").join(name) }
+}
+
+pub(crate) fn model(name: &str) -> Arc<Model> {
+    Arc::new(Model::new(name, Checkpoint::open(&folder(name)).unwrap()).unwrap())
+}
+
+/// Room for all streams.
+pub(crate) fn options() -> CompileOptions {
+    CompileOptions {
+        kv_dtype: KvDType::F32,
+        kv_blocks: STREAMS * CONTEXT / BLOCK_SIZE,
+        max_rows: ROWS,
+        max_outputs: STREAMS,
+        max_table: STREAMS * CONTEXT / BLOCK_SIZE,
+        lanes: 1,
+    }
+}
+
+/// The whole model on one device, rounding at the same edges.
+pub(crate) fn whole(model: &Model, sharding: Sharding, dtype: EdgeDType) -> Box<dyn Executable> {
+    let graph = tread::afd::shape(&model.graph, sharding, dtype);
+    pollster::block_on(Cpu::new().compile(&graph, &model.weights, options(), &mut |_, _| {})).unwrap()
+}

@@ -1,0 +1,188 @@
+//! Workers that are processes: killed, stopped, drained, added while sixteen streams go on.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use tread::afd::{AfdOptions, Members};
+use tread_core::afd::Sharding;
+use tread_core::graph::EdgeDType;
+use tread_tests::server::{Server, signal};
+
+use crate::models::{folder, model};
+use crate::refusals::TREAD;
+use crate::streams::{engine, executable, expected, run};
+
+/// A worker of a model's shard. Logs say who attaches.
+fn worker(name: &str, shard: &str, more: &[&str]) -> Server {
+    let path = folder(name);
+    Server::ffn_worker(TREAD, &[&[path.to_str().unwrap(), "--shard", shard, "--backend", "cpu"], more].concat())
+}
+
+fn members(workers: &[&Server]) -> Members {
+    let addresses: Vec<_> = workers.iter().map(|worker| worker.address().to_string()).collect();
+    addresses.join(",").parse().unwrap()
+}
+
+/// A file that lists workers.
+struct List {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl List {
+    fn of(workers: &[&Server]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let list = Self { path: folder.path().join("workers"), _folder: folder };
+        list.write(workers);
+        list
+    }
+
+    fn write(&self, workers: &[&Server]) {
+        let lines: Vec<_> = workers.iter().map(|worker| format!("{}\n", worker.address())).collect();
+        fs::write(&self.path, lines.concat()).unwrap();
+    }
+
+    fn members(&self) -> Members {
+        Members::File(self.path.clone())
+    }
+}
+
+#[test]
+fn processes_say_what_one_device_says() {
+    for (name, sharding, dtype, flags) in [
+        ("nano", Sharding::Layers, EdgeDType::F32, ["--sharding", "layers", "--afd-dtype", "f32"]),
+        ("step3-tiny", Sharding::Experts, EdgeDType::BF16, ["--sharding", "experts", "--afd-dtype", "bf16"]),
+        ("step3-tiny-fp8", Sharding::Experts, EdgeDType::F8, ["--sharding", "experts", "--afd-dtype", "fp8"]),
+    ] {
+        let model = model(name);
+        let workers = ["0/2", "1/2"].map(|shard| worker(name, shard, &flags));
+        let afd = AfdOptions { sharding, dtype, ..AfdOptions::new(members(&[&workers[0], &workers[1]])) };
+        let expected = expected(&model, sharding, dtype);
+        // Two attention workers at a time.
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut engine = engine(&model, executable(&model, &afd).unwrap());
+                    assert_eq!(run(&model, &mut engine, |_| ()).unwrap(), expected, "{name}");
+                });
+            }
+        });
+    }
+}
+
+/// One after the other dies without a word, each while a step is under way.
+#[test]
+fn killed_workers_lose_and_double_nothing() {
+    for name in ["nano", "step3-tiny"] {
+        let model = model(name);
+        let workers: Vec<_> = (0..4).map(|_| worker(name, "0/1", &[])).collect();
+        let afd = AfdOptions::new(members(&workers.iter().collect::<Vec<_>>()));
+        let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
+        let mut engine = engine(&model, executable(&model, &afd).unwrap());
+        let mut killers = vec![];
+        let found = run(&model, &mut engine, |step| {
+            if step % 5 == 3 && step / 5 < 3 {
+                let process = workers[step / 5].id();
+                // Sometimes before the step's first call, sometimes in the midst of its calls.
+                let after = Duration::from_micros(700 * step as u64);
+                killers.push(thread::spawn(move || {
+                    thread::sleep(after);
+                    signal(process, "KILL");
+                }));
+            }
+        });
+        assert_eq!(killers.len(), 3);
+        killers.into_iter().for_each(|killer| killer.join().unwrap());
+        assert_eq!(found.unwrap(), expected, "{name}");
+    }
+}
+
+/// A worker that was stopped answers late; that answer does no harm, and it is one of the pool again.
+#[test]
+fn a_stopped_worker_that_goes_on_corrupts_nothing() {
+    let model = model("nano");
+    let [stopped, other] = [0, 1].map(|_| worker("nano", "0/1", &[]));
+    let afd = AfdOptions::new(members(&[&stopped, &other]));
+    let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
+    let mut engine = engine(&model, executable(&model, &afd).unwrap());
+    let found = run(&model, &mut engine, |step| match step {
+        4 => stopped.signal("STOP"),
+        8 => stopped.signal("CONT"),
+        // Stopped for so long that its connection is given up.
+        12 => stopped.signal("STOP"),
+        14 => {
+            thread::sleep(Duration::from_secs(4));
+            stopped.signal("CONT");
+        }
+        // What was stopped is all there is.
+        18 => other.signal("KILL"),
+        _ => {}
+    });
+    assert_eq!(found.unwrap(), expected);
+}
+
+#[test]
+fn a_worker_that_drains_finishes_and_ends() {
+    let model = model("nano");
+    let [mut drained, other] = [0, 1].map(|_| worker("nano", "0/1", &[]));
+    let afd = AfdOptions::new(members(&[&drained, &other]));
+    let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
+    let mut engine = engine(&model, executable(&model, &afd).unwrap());
+    let found = run(&model, &mut engine, |step| {
+        if step == 5 {
+            drained.terminate();
+        }
+        if step == 12 {
+            // It ends while the streams go on, and well.
+            assert!(drained.wait().success(), "{}", drained.log());
+        }
+    });
+    assert_eq!(found.unwrap(), expected);
+}
+
+#[test]
+fn a_worker_that_is_added_takes_over() {
+    let model = model("nano");
+    let first = worker("nano", "0/1", &[]);
+    let list = List::of(&[&first]);
+    let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
+    let mut engine = engine(&model, executable(&model, &AfdOptions::new(list.members())).unwrap());
+    let mut second = None;
+    let found = run(&model, &mut engine, |step| match step {
+        4 => {
+            let worker = worker("nano", "0/1", &[]);
+            list.write(&[&first, &worker]);
+            second = Some(worker);
+        }
+        // Calls wait until the other one is found.
+        6 => first.signal("KILL"),
+        _ => {}
+    });
+    assert_eq!(found.unwrap(), expected);
+}
+
+/// Calls wait for a worker; when that takes too long, the error says for which shard, and the pool goes on with the next.
+#[test]
+fn without_a_worker_steps_are_given_up_until_there_is_one() {
+    let model = model("nano");
+    let workers = ["0/2", "1/2"].map(|shard| worker("nano", shard, &[]));
+    let list = List::of(&[&workers[0], &workers[1]]);
+    let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
+    let afd = AfdOptions { hold: Duration::from_secs(1), ..AfdOptions::new(list.members()) };
+    let mut engine = engine(&model, executable(&model, &afd).unwrap());
+    let failed = run(&model, &mut engine, |step| {
+        if step == 3 {
+            workers[1].signal("KILL");
+        }
+    });
+    let error = failed.unwrap_err();
+    assert!(matches!(error, tread_core::Error::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains("shard 1 of 2"), "{error}");
+    let next = worker("nano", "1/2", &[]);
+    list.write(&[&workers[0], &next]);
+    // Until it is found, steps may be given up still.
+    let found = (0..20).find_map(|_| run(&model, &mut engine, |_| ()).ok());
+    assert_eq!(found.expect("the new worker is found"), expected);
+}
