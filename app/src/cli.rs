@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tread_shaders::Selector;
 
-pub(crate) use afd::AfdArgs;
+pub(crate) use afd::{AfdArgs, PoolSizes};
 pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
 pub(crate) use serve::{LogFormat, ServeArgs};
 pub(crate) use worker::{FfnWorkerArgs, WorkerCommand};

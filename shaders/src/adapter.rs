@@ -1,6 +1,7 @@
 //! Adapters: which there are, and what they are.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::str::FromStr;
 
 /// Which adapter to open.
@@ -19,6 +20,16 @@ impl FromStr for Selector {
     type Err = Infallible;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Index))
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Best => Ok(()),
+            Self::Index(index) => write!(f, "{index}"),
+            Self::Name(name) => f.write_str(name),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod hello;
 pub mod host;
 mod place;
 pub mod pool;
+pub(crate) mod spawn;
 pub mod transport;
 
 use std::fmt;

@@ -1,6 +1,7 @@
 //! Arguments that take attention and FFN apart.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -20,7 +21,7 @@ pub(crate) struct AfdArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) sharding: ShardingChoice,
     /// Over how many shards [default: as many as there are devices, or as the workers say]; further devices are standbys.
-    #[arg(long, requires = "ffn", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) shards: Option<u32>,
     /// The type in which activations cross between attention and FFN; without a pool they are rounded all the same.
     #[arg(long, value_enum, default_value_t)]
@@ -37,4 +38,40 @@ pub(crate) struct AfdArgs {
     /// File with the token that FFN workers ask for.
     #[arg(long, requires = "ffn", value_name = "FILE")]
     pub(crate) ffn_token_file: Option<PathBuf>,
+}
+
+/// How many workers each pool has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PoolSizes {
+    pub(crate) attention: usize,
+    pub(crate) ffn: usize,
+}
+
+impl FromStr for PoolSizes {
+    type Err = String;
+
+    /// `2A2F`, as the paper writes it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.to_ascii_uppercase();
+        let counts = text.strip_suffix('F').and_then(|text| text.split_once('A'));
+        let counts = counts.and_then(|(a, f)| Some((a.parse().ok()?, f.parse().ok()?)));
+        match counts {
+            Some((attention @ 1..=64, ffn @ 1..=64)) => Ok(Self { attention, ffn }),
+            _ => Err("must be the sizes of both pools, from 1 to 64, as 2A2F".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_written_as_in_the_paper() {
+        assert_eq!("2A3F".parse(), Ok(PoolSizes { attention: 2, ffn: 3 }));
+        assert_eq!("1a1f".parse(), Ok(PoolSizes { attention: 1, ffn: 1 }));
+        for wrong in ["", "A", "2A", "2F", "0A1F", "1A0F", "65A1F", "2A2F2", "2X2F", "2F2A"] {
+            assert!(wrong.parse::<PoolSizes>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{DeviceArgs, MODEL_HELP};
+use super::{DeviceArgs, MODEL_HELP, PoolSizes};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -16,7 +16,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(after_help = MODEL_HELP)]
 pub(crate) struct ServeArgs {
     /// The model [default: nano].
@@ -45,6 +45,10 @@ pub(crate) struct ServeArgs {
     /// attention): cpu, wgpu, wgpu:ADAPTER, as wgpu:0,wgpu:1 [default: one, as --backend says].
     #[arg(long, value_name = "DEVICES", value_delimiter = ',', conflicts_with_all = ["backend", "adapter"], help_heading = "Attention and FFN apart")]
     pub(crate) attention: Vec<String>,
+    /// Both pools on this machine, as 2A2F: so many engines for attention in this process, and so many FFN workers as
+    /// processes of their own, which are started again when they end.
+    #[arg(long, value_name = "POOLS", conflicts_with_all = ["attention", "ffn"], help_heading = "Attention and FFN apart")]
+    pub(crate) afd: Option<PoolSizes>,
     /// Most sequences computed together.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) max_sequences: u32,

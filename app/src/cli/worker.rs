@@ -96,6 +96,9 @@ pub(crate) struct FfnWorkerArgs {
     /// File with the token that attention workers must know.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// End when standard input does: so that a worker does not outlive who started it.
+    #[arg(long, hide = true)]
+    pub(crate) while_stdin: bool,
     /// Seconds that attention workers have to go elsewhere after SIGTERM.
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) drain_timeout: Duration,

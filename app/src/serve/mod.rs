@@ -32,14 +32,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use axum::Extension;
+use clap::ValueEnum as _;
+use clap::builder::PossibleValue;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tread_core::model::Model;
 
-use crate::cli::ServeArgs;
+use crate::afd::Members;
+use crate::afd::spawn::Workers;
+use crate::cli::{PoolSizes, ServeArgs};
 use crate::signals::Signals;
 use crate::{devices, load};
 use app::{App, new_id, unix_time};
@@ -62,8 +66,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         tracing::warn!(address = %options.address, "others can reach this server, and it asks for no --api-key");
     }
     let model = Arc::new(model);
-    let devices = engines(&model, args);
-    let server = Server::start(model, devices, options)?;
+    let mut args = args.clone();
+    // Ended behind the server, which needs them to the last.
+    let _workers = args.afd.map(|sizes| local_workers(&mut args, sizes)).transpose()?;
+    let server = Server::start(Arc::clone(&model), engines(&model, &args), options)?;
     server.stop_on_signals()?;
     if let Some(device) = server.loaded() {
         let name = server.app.model_name();
@@ -84,11 +90,35 @@ fn engines(model: &Arc<Model>, args: &ServeArgs) -> Vec<OpenDevice> {
             Some(name) => devices::apart(&model, devices::open_named(name)?, &args.afd),
         })
     };
-    if args.attention.is_empty() {
-        vec![open(None)]
-    } else {
-        args.attention.iter().map(|p| open(Some(p))).collect()
+    match args.afd {
+        Some(sizes) => (0..sizes.attention).map(|_| open(None)).collect(),
+        None if args.attention.is_empty() => vec![open(None)],
+        None => args.attention.iter().map(|place| open(Some(place))).collect(),
     }
+}
+
+/// Starts the FFN workers of `--afd`, and has attention find them.
+fn local_workers(args: &mut ServeArgs, sizes: PoolSizes) -> Result<Workers> {
+    let afd = &args.device.afd;
+    let shards = afd.shards.map_or(sizes.ffn, |shards| shards as usize);
+    ensure!(shards <= sizes.ffn, "--shards {shards} is more than the {} FFN workers of --afd", sizes.ffn);
+    let value = |choice: Option<PossibleValue>| choice.map_or_else(String::new, |v| v.get_name().to_owned());
+    let common = [
+        ("--sharding", value(afd.sharding.to_possible_value())),
+        ("--afd-dtype", value(afd.afd_dtype.to_possible_value())),
+        ("--backend", value(args.device.backend.to_possible_value())),
+        ("--max-rows", args.step_tokens.to_string()),
+    ];
+    let worker = |index: usize| {
+        let mut arguments: Vec<String> = args.model.iter().cloned().collect();
+        arguments.extend(["--shard".to_owned(), format!("{}/{shards}", index % shards)]);
+        arguments.extend(common.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]));
+        arguments.extend(args.device.adapter.iter().flat_map(|a| ["--adapter".to_owned(), a.to_string()]));
+        arguments
+    };
+    let workers = Workers::start((0..sizes.ffn).map(worker).collect())?;
+    args.device.afd.ffn = Some(Members::File(workers.list().to_owned()));
+    Ok(workers)
 }
 
 /// Shows the page in the user's browser; where there is none to be started, says where it is.

@@ -53,6 +53,7 @@ async fn run(args: &FfnWorkerArgs, served: &Served) -> Result<()> {
         }
         // Somebody else may have asked for it.
         () = served.drained() => return Ok(()),
+        () = orphaned(args.while_stdin) => return Ok(()),
         why = served.failed() => bail!("{why}"),
     }
     tokio::select! {
@@ -63,6 +64,22 @@ async fn run(args: &FfnWorkerArgs, served: &Served) -> Result<()> {
         }
         why = served.failed() => bail!("{why}"),
     }
+}
+
+/// Waits until whoever started this worker is gone.
+async fn orphaned(watched: bool) {
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    if watched {
+        // A blocking task would hold the runtime's end up.
+        std::thread::spawn(move || {
+            // What cannot be read has ended as well.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = sender.send(());
+        });
+    } else {
+        std::future::pending::<()>().await;
+    }
+    let _ = ended.await;
 }
 
 fn host(args: &FfnWorkerArgs) -> Result<Host> {

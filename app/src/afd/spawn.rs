@@ -1,0 +1,144 @@
+//! FFN workers on this machine: processes that are started, started again when they end, and ended with this one.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+/// Pause before a worker that has ended is started again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The workers. Dropping it ends them.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    state: Arc<Mutex<State>>,
+    threads: Vec<JoinHandle<()>>,
+    list: PathBuf,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Where each listens; none: it does not, yet.
+    addresses: Vec<Option<String>>,
+    /// A worker ends when its standard input does, so it ends with this process, however that ends.
+    inputs: Vec<Option<ChildStdin>>,
+    list: PathBuf,
+    stop: bool,
+}
+
+impl State {
+    /// Writes the list of workers, whole at any time.
+    fn write(&self) -> Result<()> {
+        let lines: String = self.addresses.iter().flatten().map(|address| format!("{address}\n")).collect();
+        let (new, list) = (self.list.with_extension("new"), self.list.display());
+        fs::write(&new, lines)
+            .and_then(|()| fs::rename(&new, &self.list))
+            .with_context(|| format!("writing {list}"))
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Workers {
+    /// Starts `tread worker ffn` for each list of arguments; returns when all of them listen.
+    ///
+    /// # Errors
+    /// When one of them ends before that: its own message is on standard error.
+    pub(crate) fn start(arguments: Vec<Vec<String>>) -> Result<Self> {
+        let binary = std::env::current_exe().context("finding this program")?;
+        let list = std::env::temp_dir().join(format!("tread-ffn-{}", uuid::Uuid::new_v4()));
+        let count = arguments.len();
+        let inputs = std::iter::repeat_with(|| None).take(count).collect();
+        let state = State { addresses: vec![None; count], inputs, list: list.clone(), stop: false };
+        let mut workers = Self { state: Arc::new(Mutex::new(state)), threads: vec![], list };
+        // Begun one after the other, so that one that cannot be started is told of once.
+        for (index, arguments) in arguments.into_iter().enumerate() {
+            let first = listen(&workers.state, &binary, index, &arguments)?;
+            let (state, binary) = (Arc::clone(&workers.state), binary.clone());
+            let keep = move || keep(&state, &binary, index, &arguments, first);
+            workers
+                .threads
+                .push(std::thread::Builder::new().name(format!("ffn worker {index}")).spawn(keep)?);
+        }
+        Ok(workers)
+    }
+
+    /// The file that names the addresses of those that listen.
+    pub(crate) fn list(&self) -> &Path {
+        &self.list
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        state.stop = true;
+        state.inputs.clear();
+        drop(state);
+        for thread in self.threads.drain(..) {
+            // A thread that has panicked has nothing left to end.
+            let _ = thread.join();
+        }
+        // In a folder that is swept anyway.
+        let _ = fs::remove_file(&self.list);
+    }
+}
+
+/// Waits for a worker's end, again and again.
+fn keep(state: &Mutex<State>, binary: &Path, index: usize, arguments: &[String], first: Child) {
+    let mut child = Some(first);
+    while !lock(state).stop {
+        match child.take().map(|mut child| child.wait()) {
+            _ if lock(state).stop => return,
+            Some(Ok(status)) => {
+                tracing::warn!(worker = index, %status, "an FFN worker has ended and is started again")
+            }
+            Some(Err(error)) => {
+                tracing::warn!(worker = index, %error, "an FFN worker is not to be waited for")
+            }
+            None => {}
+        }
+        lock(state).addresses[index] = None;
+        std::thread::sleep(PAUSE);
+        let started = listen(state, binary, index, arguments);
+        child =
+            started.inspect_err(|error| tracing::error!(worker = index, error = format!("{error:#}"))).ok();
+    }
+}
+
+/// Starts a worker and waits until it listens.
+fn listen(state: &Mutex<State>, binary: &Path, index: usize, arguments: &[String]) -> Result<Child> {
+    let mut command = Command::new(binary);
+    command.args(["worker", "ffn", "--while-stdin"]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    // Ctrl-C is for this process, which still needs its workers to finish what it has.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command.spawn().context("starting an FFN worker")?;
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output).read_line(&mut line).context("reading what an FFN worker says")?;
+    }
+    let Some((_, address)) = line.trim().rsplit_once("://") else {
+        let _ = child.kill();
+        let status = child.wait().context("waiting for an FFN worker")?;
+        bail!("FFN worker {index} has ended before it listened ({status}); its own message stands above");
+    };
+    let mut state = lock(state);
+    state.addresses[index] = Some(address.to_owned());
+    if state.stop {
+        // Its input was closed with all others.
+        drop(child.stdin.take());
+    } else {
+        state.inputs[index] = child.stdin.take();
+    }
+    state.write()?;
+    Ok(child)
+}
