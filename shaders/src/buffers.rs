@@ -39,7 +39,8 @@ impl Buffers {
     ) -> Result<Self> {
         let device = &gpu.device;
         let block = graph.kv_widths.iter().max().map_or(0, |width| block_bytes(*width, options));
-        let logits = graph.logits.map_or(0, |v| graph.value(v).width.next_multiple_of(32) * options.max_outputs * 4);
+        let logits =
+            graph.logits.map_or(0, |v| graph.value(v).width.next_multiple_of(32) * options.max_outputs * 4);
         let mut buffers = Self {
             fixed: BTreeMap::new(),
             matrices: vec![],

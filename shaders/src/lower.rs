@@ -9,8 +9,8 @@ mod moe;
 mod products;
 mod segments;
 
-use tread_core::backend::CompileOptions;
 use tread_core::afd::activations::F8_GROUP;
+use tread_core::backend::CompileOptions;
 use tread_core::graph::{EdgeDType, Graph, Node, Op, RopeStyle, Rows, Side, ValueId, WeightId};
 use tread_core::tensor::{DType, Tensor};
 use tread_core::{Error, Result};

@@ -70,7 +70,8 @@ impl StepData {
         }
         self.words[0] = row;
         self.words[1] = output as u32;
-        self.shape = StepShape { rows: row, outputs: output as u32, splits: (longest as u32).div_ceil(SPLIT) };
+        self.shape =
+            StepShape { rows: row, outputs: output as u32, splits: (longest as u32).div_ceil(SPLIT) };
         self.used = layout.table as usize + table;
     }
 }

@@ -131,7 +131,10 @@ fn assert_near(graph: &Graph, value: ValueId, kv: KvDType, found: &[f32], expect
     for (row, (found, expected)) in found.chunks(width).zip(expected.chunks(width)).enumerate() {
         let difference = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
         let error = difference.sum::<f64>().sqrt();
-        assert!(error <= 10.0 * limit * row_size, "{label}: row {row} is off by {error:e}, a row's size is {row_size:e}");
+        assert!(
+            error <= 10.0 * limit * row_size,
+            "{label}: row {row} is off by {error:e}, a row's size is {row_size:e}"
+        );
     }
 }
 

@@ -9,7 +9,8 @@ use crate::plan::{self, Tap};
 /// Whether each value is read by the host or by a later segment.
 pub(super) fn captured(graph: &Graph) -> Vec<bool> {
     let mut captured = vec![false; graph.values.len()];
-    let crossing = |s: &Segment| s.outputs.iter().map(|edge| edge.value).chain(s.kept.clone()).collect::<Vec<_>>();
+    let crossing =
+        |s: &Segment| s.outputs.iter().map(|edge| edge.value).chain(s.kept.clone()).collect::<Vec<_>>();
     let values = graph.taps().chain(graph.logits).chain(graph.segments.iter().flat_map(crossing));
     values.for_each(|v| captured[v.0] = true);
     captured
