@@ -38,14 +38,11 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (head, tail) = text.split_once(':').unwrap_or((text, ""));
-        match (head, tail) {
-            ("cpu", "") | ("wgpu", _) => Ok(Self::Device { name: text.to_owned(), index: 0 }),
-            (host, port)
-                if !host.is_empty()
-                    && text.rsplit(':').next().is_some_and(|p| p.parse::<u16>().is_ok())
-                    && !port.is_empty() =>
-            {
+        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        match text.split(':').next() {
+            _ if text == "cpu" => Ok(Self::Device { name: text.to_owned(), index: 0 }),
+            Some("wgpu") => Ok(Self::Device { name: text.to_owned(), index: 0 }),
+            Some(host) if host != "cpu" && port.is_some_and(|port| port.parse::<u16>().is_ok()) => {
                 Ok(Self::Address(text.to_owned()))
             }
             _ => Err(format!("`{text}` is neither a device (cpu, wgpu, wgpu:0) nor an address (host:port)")),

@@ -128,8 +128,8 @@ fn check(kind: &mut dyn Kind, attention: usize, ffn: usize) {
                 Pool::start(Arc::clone(&layout), hello.clone(), members, Arc::clone(&transport), HOLD)
                     .unwrap();
             let worker = |shard| {
-                let new = Worker::new(Arc::clone(&layout), shard, &weights, &Cpu, ROWS, &mut |_, _| {});
-                pollster::block_on(new).unwrap()
+                let layout = Arc::clone(&layout);
+                pollster::block_on(Worker::new(layout, shard, &weights, &Cpu, ROWS, &mut |_, _| {})).unwrap()
             };
             let mut local = LocalFfn::new(Arc::clone(&layout), (0..ffn).map(worker).collect());
             let mut rng = rng(seed as u64);
