@@ -1,6 +1,7 @@
 //! The command line: one struct a subcommand, its help where users look.
 
 mod bench;
+mod plan;
 mod serve;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tread_shaders::Selector;
 
 pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
+pub(crate) use plan::{Format, GoalArgs, KvPrecision, PlanArgs, SimulateArgs};
 pub(crate) use serve::{LogFormat, ServeArgs};
 
 const MODEL_HELP: &str = "\
@@ -49,6 +51,10 @@ pub(crate) enum Command {
     Doctor,
     /// Measure load time, prefill and decode on every back end, or a server under load.
     Bench(BenchArgs),
+    /// Compute what decoding costs on which hardware, and how many attention and FFN servers keep a goal.
+    Plan(PlanArgs),
+    /// Simulate the pipeline of attention and FFN servers with jitter, stragglers and failures.
+    Simulate(SimulateArgs),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 mod answer;
 mod bench;
 mod catalog;
+mod chart;
 mod chat;
 mod cli;
 mod devices;
@@ -14,9 +15,12 @@ mod inspect;
 mod load;
 mod logits;
 mod memory;
+mod plan;
 mod progress;
 mod run;
 pub mod serve;
+mod simulate;
+mod table;
 
 use std::process::ExitCode;
 
@@ -43,6 +47,8 @@ pub fn command_line() -> ExitCode {
         cli::Command::Inspect(args) => inspect::run(args),
         cli::Command::Doctor => doctor::run(),
         cli::Command::Bench(args) => bench::run(args),
+        cli::Command::Plan(args) => plan::run(args),
+        cli::Command::Simulate(args) => simulate::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
