@@ -54,7 +54,7 @@ pub(crate) fn lines(titles: Titles<'_>, series: &[Series<'_, (f64, f64)>], level
         .x_label_area_size(45)
         .y_label_area_size(70)
         .build_cartesian_2d(range, axis(most))?;
-    chart.configure_mesh().x_desc(titles.x).y_desc(titles.y).draw()?;
+    chart.configure_mesh().max_light_lines(0).x_desc(titles.x).y_desc(titles.y).draw()?;
     for ((name, points), colour) in series.iter().chain([&level]).zip(COLOURS) {
         let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
         chart
@@ -82,7 +82,7 @@ pub(crate) fn bars(titles: Titles<'_>, labels: &[String], parts: &[Series<'_, f6
         .x_label_area_size(170)
         .y_label_area_size(70)
         .build_cartesian_2d(-0.7..labels.len() as f64 - 0.3, axis(most))?;
-    chart.configure_mesh().disable_x_mesh().x_labels(0).y_desc(titles.y).draw()?;
+    chart.configure_mesh().max_light_lines(0).disable_x_mesh().x_labels(0).y_desc(titles.y).draw()?;
     let mut base = vec![0.0; labels.len()];
     for ((name, values), colour) in parts.iter().zip(COLOURS) {
         let boxes = values.iter().zip(&mut base).enumerate().map(|(bar, (value, base))| {

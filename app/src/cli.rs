@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tread_shaders::Selector;
 
 pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
-pub(crate) use plan::{Format, GoalArgs, KvPrecision, PlanArgs, SimulateArgs};
+pub(crate) use plan::{FfnBatch, Format, GoalArgs, KvPrecision, PlanArgs, SimulateArgs};
 pub(crate) use serve::{LogFormat, ServeArgs};
 
 const MODEL_HELP: &str = "\

@@ -121,6 +121,9 @@ pub(crate) struct StageArgs {
     /// GPUs in an instance, which all must be done before its stage is [default: the hardware's].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) gpus_per_instance: Option<u32>,
+    /// What an FFN instance computes at a time [default: each with --trace, else all].
+    #[arg(long, value_enum)]
+    pub(crate) ffn_batch: Option<FfnBatch>,
     /// Draw stage times from a trace: Chrome's format, with events named attention, a2f, ffn and f2a.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["attention_us", "a2f_us", "ffn_us", "f2a_us"])]
     pub(crate) trace: Option<PathBuf>,
@@ -148,6 +151,14 @@ pub(crate) struct TroubleArgs {
     /// Time after which a failed instance, or the one that replaces it, works again.
     #[arg(long, default_value = "500ms", value_parser = seconds)]
     pub(crate) recovery: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FfnBatch {
+    /// The parts of all attention instances together, as in the paper's system.
+    All,
+    /// The part of each attention instance as it comes, as Tread's workers do.
+    Each,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

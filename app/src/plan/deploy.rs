@@ -23,19 +23,25 @@ pub(crate) struct Deployment {
     pub(crate) tokens_per_s: f64,
     pub(crate) tokens_per_gpu_s: f64,
     pub(crate) dollars_per_million: f64,
-    /// Gbit/s that the busiest link must carry to be done with both directions within a stage.
-    pub(crate) link: LinkNeed,
+    pub(crate) link: Links,
+}
+
+/// The links of a GPU of either side.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Links {
+    pub(crate) attention: Link,
+    pub(crate) ffn: Link,
 }
 
 /// What a micro-batch puts on a GPU's link in a layer.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct LinkNeed {
-    pub(crate) attention_a2f_bytes: f64,
-    pub(crate) attention_f2a_bytes: f64,
-    pub(crate) ffn_a2f_bytes: f64,
-    pub(crate) ffn_f2a_bytes: f64,
-    /// For the busier of the two, both directions within one stage of the goal.
+pub(crate) struct Link {
+    pub(crate) a2f_bytes: f64,
+    pub(crate) f2a_bytes: f64,
+    /// With which both directions, one after the other, take one stage of the goal.
     pub(crate) gbit_per_s: f64,
+    /// What the hardware has.
+    pub(crate) has_gbit_per_s: f64,
 }
 
 /// What the user fixes.
@@ -110,6 +116,7 @@ fn attention_fits(model: &Model<'_>, goal: &Goal, hardware: &Hardware, batch: us
 impl Deployment {
     fn new(model: &Model<'_>, goal: &Goal, on: [&Hardware; 2], instances: Instances, batch: usize) -> Self {
         let stages = model.stages(on, instances, batch);
+        let [sent, received] = link_tokens(on, instances, batch);
         let period = stages.period(goal.micro_batches) / model.efficiency.pipeline;
         let tpot_s = period * model.shape.layers.len() as f64 * 1e-6;
         let counts = [instances.attention * on[0].gpus_per_server, instances.ffn * on[1].gpus_per_server];
@@ -130,22 +137,19 @@ impl Deployment {
             tokens_per_s,
             tokens_per_gpu_s: tokens_per_s / gpus as f64,
             dollars_per_million: price / 3600.0 / tokens_per_s * 1e6,
-            link: LinkNeed::new(model, goal, link_tokens(on, instances, batch)),
+            link: Links {
+                attention: Link::new(model, goal, on[0], sent),
+                ffn: Link::new(model, goal, on[1], received),
+            },
         }
     }
 }
 
-impl LinkNeed {
-    fn new(model: &Model<'_>, goal: &Goal, tokens: [f64; 2]) -> Self {
-        let bytes = |tokens: f64, element: f64| tokens * model.shape.hidden as f64 * element;
-        let busiest = tokens[0].max(tokens[1]);
-        let both = bytes(busiest, A2F_BYTES + F2A_BYTES);
-        Self {
-            attention_a2f_bytes: bytes(tokens[0], A2F_BYTES),
-            attention_f2a_bytes: bytes(tokens[0], F2A_BYTES),
-            ffn_a2f_bytes: bytes(tokens[1], A2F_BYTES),
-            ffn_f2a_bytes: bytes(tokens[1], F2A_BYTES),
-            gbit_per_s: both * 8.0 / goal.stage(model.shape) / 1e9,
-        }
+impl Link {
+    fn new(model: &Model<'_>, goal: &Goal, hardware: &Hardware, tokens: f64) -> Self {
+        let bytes = |element: f64| tokens * model.shape.hidden as f64 * element;
+        let (a2f_bytes, f2a_bytes) = (bytes(A2F_BYTES), bytes(F2A_BYTES));
+        let gbit_per_s = (a2f_bytes + f2a_bytes) * 8.0 / goal.stage(model.shape) / 1e9;
+        Self { a2f_bytes, f2a_bytes, gbit_per_s, has_gbit_per_s: hardware.link() * 8.0 / 1e9 }
     }
 }

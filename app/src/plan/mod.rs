@@ -19,7 +19,7 @@ use std::io::Write as _;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::cli::{Format, GoalArgs, KvPrecision, PlanArgs};
+use crate::cli::{FfnBatch, Format, GoalArgs, KvPrecision, PlanArgs};
 
 pub(crate) use deploy::Deployment;
 pub(crate) use stage::{Efficiency, Instances, Stages};
@@ -112,12 +112,14 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) deployment: Deployment,
+    /// Of what an FFN instance computes at a time.
+    pub(crate) stages: Stages,
     pub(crate) layers: usize,
     pub(crate) gpus_per_server: usize,
 }
 
 /// The cheapest deployment of a model, or the one that `args` name.
-pub(crate) fn deployment(model: &str, args: &GoalArgs) -> Result<Placed> {
+pub(crate) fn deployment(model: &str, args: &GoalArgs, ffn_batch: FfnBatch) -> Result<Placed> {
     let shape = model::shape(model)?;
     let report = Report::new(std::slice::from_ref(&shape), args)?;
     let best = report.plans.into_iter().next().and_then(|plan| plan.deployments.into_iter().next());
@@ -128,9 +130,17 @@ pub(crate) fn deployment(model: &str, args: &GoalArgs) -> Result<Placed> {
             args.tpot * 1e3
         )
     })?;
-    let hardware = report.hardware.iter().find(|h| h.name == deployment.attention_hardware);
-    let gpus_per_server = hardware.map_or(1, |hardware| hardware.gpus_per_server);
-    Ok(Placed { deployment, layers: shape.layers.len(), gpus_per_server })
+    let find = |name: &str| report.hardware.iter().find(|h| h.name == name).context("planned on listed hardware");
+    let on = [find(&deployment.attention_hardware)?, find(&deployment.ffn_hardware)?];
+    let stages = match ffn_batch {
+        FfnBatch::All => deployment.stages_us,
+        FfnBatch::Each => {
+            let model = Model::new(&shape, report.goal.context, report.precision, report.efficiency);
+            let one = Instances { attention: 1, ..deployment.instances };
+            model.stages(on, one, deployment.batch_per_gpu)
+        }
+    };
+    Ok(Placed { deployment, stages, layers: shape.layers.len(), gpus_per_server: on[0].gpus_per_server })
 }
 
 /// How many layers a model has.
@@ -148,7 +158,7 @@ impl Report {
         let bytes = |kv| if kv == KvPrecision::Bf16 { 2.0 } else { 1.0 };
         let precision = Precision { kv_bytes: bytes(args.kv), hybrid_kv_bytes: bytes(args.hybrid_kv) };
         let wish = Wish { instances: args.deployment, batch: args.batch.map(|batch| batch as usize) };
-        let model = |shape| Model { shape, context: goal.context, precision, efficiency: args.efficiency };
+        let model = |shape| Model::new(shape, goal.context, precision, args.efficiency);
         let plans = shapes.iter().map(|shape| Plan::new(&model(shape), &goal, &hardware, wish));
         Ok(Self { goal, precision, efficiency: args.efficiency, plans: plans.collect(), hardware })
     }
@@ -157,7 +167,7 @@ impl Report {
 impl Plan {
     fn new(model: &Model<'_>, goal: &Goal, hardware: &[Hardware], wish: Wish) -> Self {
         let shape = model.shape;
-        let work = Work::new(shape, goal.context, model.precision);
+        let work = model.work;
         let on = hardware.iter().map(|hardware| OnHardware {
             hardware: hardware.name.clone(),
             dollars_per_million: Cost::new(&work, hardware),

@@ -214,7 +214,7 @@ fn the_l20_and_l4_example() {
 fn on_h800(context: usize, kv_bytes: f64, instances: [usize; 2], batch: usize) -> deploy::Deployment {
     let (shape, h800) = (shape("step3"), hardware("h800"));
     let precision = Precision { kv_bytes, hybrid_kv_bytes: kv_bytes };
-    let model = Model { shape: &shape, context, precision, efficiency: Efficiency::default() };
+    let model = Model::new(&shape, context, precision, Efficiency::default());
     let instances = Instances { attention: instances[0], ffn: instances[1] };
     let wish = deploy::Wish { instances: Some(instances), batch: Some(batch) };
     deploy::best(&model, &goal(context), [&h800, &h800], wish).unwrap()
@@ -240,9 +240,9 @@ fn table_8_deployments() {
 #[test]
 fn network_of_2a2f() {
     let link = on_h800(4 << 10, 1.0, [2, 2], 128).link;
-    assert_eq!(link.ffn_a2f_bytes, 2.0 * 128.0 * 7168.0);
-    assert_eq!(link.ffn_f2a_bytes, 2.0 * 128.0 * 7168.0 * 2.0);
-    assert!((link.gbit_per_s - 161.3).abs() < 0.2, "{}", link.gbit_per_s);
+    assert_eq!(link.ffn.a2f_bytes, 2.0 * 128.0 * 7168.0);
+    assert_eq!(link.ffn.f2a_bytes, 2.0 * 128.0 * 7168.0 * 2.0);
+    assert!((link.ffn.gbit_per_s - 161.3).abs() < 0.2, "{}", link.ffn.gbit_per_s);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn table_9_attention_layers() {
     for (key, paper) in [("h800", [281.0, 791.0]), ("h20", [438.0, 1452.0]), ("a800", [531.0, 1484.0])] {
         for (context, paper) in [SHORT, LONG].into_iter().zip(paper) {
             let precision = Precision { kv_bytes: 2.0, hybrid_kv_bytes: 2.0 };
-            let model = Model { shape: &step3, context, precision, efficiency: Efficiency::default() };
+            let model = Model::new(&step3, context, precision, Efficiency::default());
             let found = model.attention(&hardware(key), 4, 64);
             assert!((found / paper - 1.0).abs() < 0.25, "{key} {context}: {found}, paper {paper}");
             println!("{key} {context}: {found:.0} paper {paper}");

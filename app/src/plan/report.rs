@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::deploy::Links;
 use super::{Deployment, Plan, Report};
 use crate::chart::{self, Titles};
 use crate::table::{Table, scientific};
@@ -39,7 +40,7 @@ impl Report {
     }
 
     fn work_table(&self) -> Table {
-        let title = format!("Work of one token after {}", self.goal.context);
+        let title = format!("Work of one token at a context of {}", self.goal.context);
         let headings = ["", "attention", "KV B", "attention FLOP", "linear FLOP", "FFN FLOP", "FLOP/KV B"];
         let mut table = Table::new(title, headings);
         for plan in &self.plans {
@@ -160,22 +161,23 @@ impl Report {
     }
 
     fn links(&self) -> Table {
-        let title = "Network: KB of a micro-batch and layer on the link of a GPU, and what the busier must carry";
-        let headings = ["", "attention out", "in", "FFN in", "out", "Gbit/s", "has"];
+        let title = "Network: KB of a micro-batch and layer on the link of a GPU, and Gbit/s for both in one stage";
+        let headings = ["", "A: A->F", "F->A", "needs", "has", "F: A->F", "F->A", "needs", "has"];
         let mut table = Table::new(title, headings);
         for (plan, d) in self.shown() {
             let kb = |bytes: f64| format!("{:.0}", bytes / 1e3);
-            let has = [&d.attention_hardware, &d.ffn_hardware].into_iter().filter_map(|name| {
-                self.hardware.iter().find(|h| h.name == *name).map(|h| h.link() * 8.0 / 1e9)
-            });
+            let rate = |gbit: f64| format!("{gbit:.0}");
+            let Links { attention, ffn } = d.link;
             table.row([
                 format!("{} {} on {} + {}", plan.model, d.instances, d.attention_hardware, d.ffn_hardware),
-                kb(d.link.attention_a2f_bytes),
-                kb(d.link.attention_f2a_bytes),
-                kb(d.link.ffn_a2f_bytes),
-                kb(d.link.ffn_f2a_bytes),
-                format!("{:.0}", d.link.gbit_per_s),
-                format!("{:.0}", has.fold(f64::INFINITY, f64::min)),
+                kb(attention.a2f_bytes),
+                kb(attention.f2a_bytes),
+                rate(attention.gbit_per_s),
+                rate(attention.has_gbit_per_s),
+                kb(ffn.a2f_bytes),
+                kb(ffn.f2a_bytes),
+                rate(ffn.gbit_per_s),
+                rate(ffn.has_gbit_per_s),
             ]);
         }
         table
@@ -187,7 +189,7 @@ impl Report {
         let labels: Vec<String> = all().map(|(plan, on)| format!("{} {}", plan.model, on.hardware)).collect();
         let attention = all().map(|(_, on)| on.dollars_per_million.attention).collect();
         let ffn = all().map(|(_, on)| on.dollars_per_million.ffn).collect();
-        let title = format!("Cost of a million tokens after {}", self.goal.context);
+        let title = format!("Cost of a million tokens at a context of {}", self.goal.context);
         let titles = Titles { plot: &title, x: "", y: "US dollars" };
         chart::bars(titles, &labels, &[("attention", attention), ("FFN", ffn)])
     }

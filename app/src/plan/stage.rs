@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::hardware::Hardware;
-use super::shape::Shape;
+use super::shape::{Ffn, Shape};
 use super::work::{Precision, Work};
 
 /// What real kernels reach of the peaks. docs/planning.md says from which measurements each number is.
@@ -117,12 +117,27 @@ pub(crate) const A2F_BYTES: f64 = 1.0;
 pub(crate) const F2A_BYTES: f64 = 2.0;
 
 /// What stage times are computed from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Model<'a> {
     pub(crate) shape: &'a Shape,
-    pub(crate) context: usize,
     pub(crate) precision: Precision,
     pub(crate) efficiency: Efficiency,
+    pub(crate) work: Work,
+    /// Kinds of FFN and how many layers have them.
+    ffns: Vec<(Ffn, f64)>,
+}
+
+impl<'a> Model<'a> {
+    pub(crate) fn new(shape: &'a Shape, context: usize, precision: Precision, efficiency: Efficiency) -> Self {
+        let mut ffns: Vec<(Ffn, f64)> = vec![];
+        for layer in &shape.layers {
+            match ffns.iter_mut().find(|(ffn, _)| *ffn == layer.ffn) {
+                Some((_, layers)) => *layers += 1.0,
+                None => ffns.push((layer.ffn, 1.0)),
+            }
+        }
+        Self { shape, precision, efficiency, work: Work::new(shape, context, precision), ffns }
+    }
 }
 
 impl Model<'_> {
@@ -141,7 +156,7 @@ impl Model<'_> {
     /// A GPU's attention in a layer, the output projection shared by `gpus`.
     pub(crate) fn attention(&self, hardware: &Hardware, gpus: usize, batch: usize) -> f64 {
         let Efficiency { compute, memory, overhead_us, .. } = self.efficiency;
-        let work = Work::new(self.shape, self.context, self.precision);
+        let work = &self.work;
         let (layers, batch) = (self.shape.layers.len() as f64, batch as f64);
         let core_flops =
             if self.precision.kv_bytes > 1.0 { hardware.bf16_flops } else { hardware.flops() };
@@ -157,8 +172,8 @@ impl Model<'_> {
         let Efficiency { compute, memory, overhead_us, .. } = self.efficiency;
         let shape = self.shape;
         let gpus = (servers * hardware.gpus_per_server) as f64;
-        let flops = tokens * Work::new(shape, 0, self.precision).ffn_flops;
-        let weights: f64 = shape.layers.iter().map(|layer| layer.ffn.touched(shape.hidden, tokens)).sum();
+        let flops = tokens * self.work.ffn_flops;
+        let weights: f64 = self.ffns.iter().map(|(ffn, layers)| layers * ffn.touched(shape.hidden, tokens)).sum();
         let seconds = (flops / (hardware.flops() * compute))
             .max(weights * super::work::WEIGHT_BYTES / (hardware.memory_bandwidth * memory));
         overhead_us + 1e6 * seconds / gpus / shape.layers.len() as f64

@@ -12,7 +12,7 @@ use std::io::Write as _;
 
 use anyhow::{Result, bail};
 
-use crate::cli::{Format, SimulateArgs};
+use crate::cli::{FfnBatch, Format, SimulateArgs};
 use crate::plan::{self, Instances};
 
 pub(crate) use sweep::Sweep;
@@ -32,7 +32,8 @@ struct Base {
     gpus_per_instance: usize,
     layers: usize,
     micro_batches: usize,
-    /// Tokens of a micro-batch; none where a trace does not say.
+    ffn_batch: FfnBatch,
+    /// Tokens of a micro-batch of all attention instances; none where nothing says.
     micro_batch: Option<usize>,
     times: [Times; 4],
     trouble: Trouble,
@@ -49,8 +50,9 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<()> {
     let report = match &args.sweep {
         None => Report::single(&base, base.run()),
         Some(sweep) => {
-            let runs = sweep.values.iter().map(|&value| base.with(sweep.key, value).run()).collect();
-            Report::sweep(&base, sweep, runs)
+            let values = base.values(sweep);
+            let runs = values.iter().map(|&value| base.with(sweep.key, value).run()).collect();
+            Report::sweep(&base, sweep.key, values, runs)
         }
     };
     let mut out = std::io::stdout().lock();
@@ -87,6 +89,10 @@ impl Base {
             gpus_per_instance: 8,
             layers: 1,
             micro_batches: args.goal.micro_batches.into(),
+            ffn_batch: args.stages.ffn_batch.unwrap_or(match args.stages.trace {
+                Some(_) => FfnBatch::Each,
+                None => FfnBatch::All,
+            }),
             micro_batch: None,
             times,
             trouble: Trouble {
@@ -104,12 +110,14 @@ impl Base {
     }
 
     fn predicted(args: &SimulateArgs) -> Result<Self> {
-        let plan::Placed { deployment, layers, gpus_per_server } = plan::deployment(&args.model, &args.goal)?;
+        let ffn_batch = args.stages.ffn_batch.unwrap_or(FfnBatch::All);
+        let plan::Placed { deployment, stages, layers, gpus_per_server } =
+            plan::deployment(&args.model, &args.goal, ffn_batch)?;
         let source = format!(
             "{} on {} + {}, as planned",
             args.model, deployment.attention_hardware, deployment.ffn_hardware
         );
-        let times = service::predicted(deployment.stages_us);
+        let times = service::predicted(stages);
         let base = Self::of_flags(args, source, deployment.instances, times);
         Ok(Self {
             layers,
@@ -136,6 +144,17 @@ impl Base {
         Ok(Self { layers: trace.layers, gpus_per_instance: 1, ..base })
     }
 
+    /// Sizes can only be multiples of the deployment.
+    fn values(&self, sweep: &Sweep) -> Vec<f64> {
+        let mut values = sweep.values.clone();
+        if sweep.key == Key::Size {
+            let gpus = self.gpus() as f64;
+            values.iter_mut().for_each(|value| *value = (*value / gpus).round().max(1.0) * gpus);
+            values.dedup();
+        }
+        values
+    }
+
     /// The same with one thing changed.
     fn with(&self, key: Key, value: f64) -> Self {
         let mut base = self.clone();
@@ -146,7 +165,7 @@ impl Base {
             Key::Imbalance => base.trouble.imbalance = value,
             Key::Mtbf => base.mtbf_s = Some(value),
             Key::Size => {
-                let times = ((value / self.gpus() as f64).round() as usize).max(1);
+                let times = value as usize / self.gpus();
                 base.instances.attention *= times;
                 base.instances.ffn *= times;
                 base.micro_batch = self.micro_batch.map(|tokens| tokens * times);
@@ -169,6 +188,7 @@ impl Base {
         let setup = Setup {
             instances: *instances,
             micro_batches: self.micro_batches,
+            ffn_batch: self.ffn_batch,
             layers: *layers,
             service: Service::new(self.times.clone(), *instances, *gpus, *layers, *trouble, *seed),
             failures: self

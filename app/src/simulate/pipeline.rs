@@ -1,17 +1,20 @@
 //! The pipeline as queues: attention instances, their links, FFN instances and their links, each serving one
 //! micro-batch at a time in the order of arrival.
 //!
-//! An FFN instance begins a micro-batch when all attention instances have sent their part, and attention goes on to
-//! the next layer when all FFN instances have answered, as in the paper's system.
+//! Attention goes on to the next layer when all FFN instances have answered. An FFN instance begins a micro-batch when
+//! all attention instances have sent their part, as in the paper's system; or it serves each part as it comes, and
+//! then a part is a micro-batch of its own, which knows only one attention instance.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::ops::Range;
 
 use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution as _, Exp1};
 
 use super::service::{Service, Stage};
+use crate::cli::FfnBatch;
 use crate::plan::Instances;
 
 /// Nanoseconds since the start. Whole numbers, so that the order of events is the same everywhere.
@@ -20,7 +23,9 @@ pub(super) type Time = u64;
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
     pub(super) instances: Instances,
+    /// In flight on each attention instance.
     pub(super) micro_batches: usize,
+    pub(super) ffn_batch: FfnBatch,
     pub(super) layers: usize,
     pub(super) service: Service,
     pub(super) failures: Option<Failures>,
@@ -131,6 +136,7 @@ struct Simulation<'a> {
 impl<'a> Simulation<'a> {
     fn new(setup: &'a Setup, budget: Time) -> Self {
         let instances = setup.instances.attention + setup.instances.ffn;
+        let parts = if setup.ffn_batch == FfnBatch::Each { setup.instances.attention } else { 1 };
         Self {
             setup,
             budget,
@@ -140,7 +146,7 @@ impl<'a> Simulation<'a> {
             made: 0,
             handled: 0,
             stations: vec![Station::default(); 2 * instances],
-            micro_batches: vec![MicroBatch::default(); setup.micro_batches],
+            micro_batches: vec![MicroBatch::default(); parts * setup.micro_batches],
             begin: None,
             tpot: vec![],
             ended: 0,
@@ -195,10 +201,22 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// A micro-batch comes to all instances of a side.
+    /// The attention instances that have a part of a micro-batch.
+    fn members(&self, micro_batch: usize) -> Range<usize> {
+        match self.setup.ffn_batch {
+            FfnBatch::All => 0..self.setup.instances.attention,
+            FfnBatch::Each => {
+                let instance = micro_batch / self.setup.micro_batches;
+                instance..instance + 1
+            }
+        }
+    }
+
+    /// A micro-batch comes to all its instances of a side.
     fn enter(&mut self, stage: Stage, micro_batch: usize) {
         let Instances { attention, ffn } = self.setup.instances;
-        let instances = if stage == Stage::Attention { 0..attention } else { attention..attention + ffn };
+        let instances =
+            if stage == Stage::Attention { self.members(micro_batch) } else { attention..attention + ffn };
         for instance in instances {
             self.stations[2 * instance].waiting.push_back(micro_batch);
             self.serve(2 * instance);
@@ -234,19 +252,18 @@ impl<'a> Simulation<'a> {
 
     fn served(&mut self, index: usize) {
         let Some((micro_batch, _)) = self.stop(index) else { return };
-        let instances = self.setup.instances;
         match self.stage(index) {
             Stage::Attention | Stage::Ffn => {
                 self.stations[index + 1].waiting.push_back(micro_batch);
                 self.serve(index + 1);
             }
             Stage::A2f => {
-                if self.all_arrived(micro_batch, instances.attention) {
+                if self.all_arrived(micro_batch, self.members(micro_batch).len()) {
                     self.enter(Stage::Ffn, micro_batch);
                 }
             }
             Stage::F2a => {
-                if self.all_arrived(micro_batch, instances.ffn) {
+                if self.all_arrived(micro_batch, self.setup.instances.ffn) {
                     self.next_layer(micro_batch);
                 }
             }

@@ -6,7 +6,8 @@ use serde::Serialize;
 use super::Base;
 use super::pipeline::{Outcome, Time};
 use super::service::{Stage, Trouble};
-use super::sweep::{Sweep, crossing};
+use super::sweep::{Key, crossing};
+use crate::cli::FfnBatch;
 use crate::chart::{self, Titles};
 use crate::table::Table;
 
@@ -82,7 +83,8 @@ impl Run {
     pub(super) fn new(base: &Base, outcome: &Outcome) -> Self {
         let seconds = outcome.elapsed as f64 / 1e9;
         let steps_per_s = outcome.ended as f64 / seconds;
-        let tokens_per_s = base.micro_batch.map(|tokens| tokens as f64 * steps_per_s);
+        let parts = if base.ffn_batch == FfnBatch::Each { base.instances.attention } else { 1 };
+        let tokens_per_s = base.micro_batch.map(|tokens| tokens as f64 / parts as f64 * steps_per_s);
         let stages = Stage::ALL.map(|stage| {
             let found = outcome.use_of[stage as usize];
             StageUse {
@@ -142,11 +144,10 @@ impl Report {
         }
     }
 
-    pub(super) fn sweep(base: &Base, sweep: &Sweep, runs: Vec<Run>) -> Self {
+    pub(super) fn sweep(base: &Base, key: Key, values: Vec<f64>, runs: Vec<Run>) -> Self {
         let goal = base.tpot_s * 1e3;
         let cross = |of: fn(&Tpot) -> f64| {
-            let points: Vec<_> =
-                sweep.values.iter().zip(&runs).map(|(&value, run)| (value, of(&run.tpot_ms))).collect();
+            let points: Vec<_> = values.iter().zip(&runs).map(|(&value, run)| (value, of(&run.tpot_ms))).collect();
             crossing(&points, goal)
         };
         let breaks = [("mean", cross(|t| t.mean)), ("p50", cross(|t| t.p50)), ("p99", cross(|t| t.p99))];
@@ -155,9 +156,9 @@ impl Report {
             seed: base.seed,
             tpot_goal_ms: goal,
             budget_us: base.budget_us(),
-            sweep: Some(Swept { key: sweep.key.name(), values: sweep.values.clone(), breaks }),
+            sweep: Some(Swept { key: key.name(), values, breaks }),
             runs,
-            about: sweep.key.about().to_owned(),
+            about: key.about().to_owned(),
         }
     }
 
@@ -201,7 +202,7 @@ impl Report {
         for (which, at) in swept.breaks {
             text += &match at {
                 Some(at) => format!("the {which} crosses {:.0} ms at {} {at:.3}\n", self.tpot_goal_ms, swept.key),
-                None => format!("the {which} does not cross {:.0} ms here\n", self.tpot_goal_ms),
+                None => format!("the {which} does not cross {:.0} ms between these values\n", self.tpot_goal_ms),
             };
         }
         text

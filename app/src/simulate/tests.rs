@@ -2,6 +2,7 @@
 
 use super::pipeline::{self, Failures, Outcome, Setup};
 use super::service::{Service, Stage, Times, Trouble};
+use crate::cli::FfnBatch;
 use crate::plan::{Instances, Stages};
 
 const CALM: Trouble = Trouble { jitter: 0.0, stragglers: 0.0, slowdown: 1.0, imbalance: 0.0 };
@@ -10,6 +11,7 @@ struct Case {
     times: [f64; 4],
     instances: [usize; 2],
     micro_batches: usize,
+    ffn_batch: FfnBatch,
     layers: usize,
     trouble: Trouble,
     failures: Option<Failures>,
@@ -23,6 +25,7 @@ impl Default for Case {
             times: [100.0, 50.0, 100.0, 50.0],
             instances: [2, 2],
             micro_batches: 3,
+            ffn_batch: FfnBatch::All,
             layers: 5,
             trouble: CALM,
             failures: None,
@@ -39,6 +42,7 @@ impl Case {
         let setup = Setup {
             instances,
             micro_batches: self.micro_batches,
+            ffn_batch: self.ffn_batch,
             layers: self.layers,
             service: Service::new(times, instances, 8, self.layers, self.trouble, self.seed),
             failures: self.failures,
@@ -99,6 +103,25 @@ fn without_jitter_the_planner_s_formula_holds() {
 }
 
 #[test]
+fn an_ffn_that_serves_each_part_works_as_often_as_there_are_parts() {
+    let each = |attention: usize, ffn_us: f64| Case {
+        times: [100.0, 0.0, ffn_us, 0.0],
+        instances: [attention, 1],
+        ffn_batch: FfnBatch::Each,
+        ..Case::default()
+    };
+    // Two instances of three micro-batches each: 6 x 50 us of FFN in the 3 x 100 us of attention.
+    near(each(2, 50.0).tpot_us(), 5.0 * 300.0, 1e-9);
+    near(each(2, 50.0).run().use_of[Stage::Ffn as usize].busy, 1.0, 0.01);
+    // The FFN is the bottleneck.
+    near(each(2, 100.0).tpot_us(), 5.0 * 600.0, 1e-2);
+    near(each(5, 50.0).tpot_us(), 5.0 * 750.0, 1e-2);
+    // One instance: all and each are the same.
+    let all = Case { ffn_batch: FfnBatch::All, ..each(1, 80.0) };
+    assert_eq!(each(1, 80.0).run().tpot, all.run().tpot);
+}
+
+#[test]
 fn jitter_costs_what_the_last_of_several_costs() {
     // One instance, one micro-batch, no links: a step is the sum of layers of the longest of eight draws.
     let trouble = Trouble { jitter: 0.2, ..CALM };
@@ -153,6 +176,7 @@ fn measured_times_are_drawn_as_they_are() {
     let setup = Setup {
         instances,
         micro_batches: 1,
+        ffn_batch: FfnBatch::All,
         layers: 10,
         service: Service::new(times, instances, 1, 10, CALM, 0),
         failures: None,
