@@ -5,7 +5,9 @@ use std::ops::Range;
 use anyhow::Result;
 use plotters::chart::SeriesLabelPosition;
 use plotters::element::{PathElement, Rectangle, Text};
-use plotters::prelude::{ChartBuilder, ChartContext, Color as _, IntoDrawingArea as _, LineSeries, SVGBackend};
+use plotters::prelude::{
+    ChartBuilder, ChartContext, Color as _, IntoDrawingArea as _, LineSeries, SVGBackend,
+};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, FontTransform, IntoFont as _, IntoTextStyle as _, RGBColor, WHITE};
 
@@ -37,7 +39,11 @@ type Plane = plotters::coord::cartesian::Cartesian2d<
 >;
 
 /// Lines through points, and a level that they should stay under.
-pub(crate) fn lines(titles: Titles<'_>, series: &[Series<'_, (f64, f64)>], level: (&str, f64)) -> Result<String> {
+pub(crate) fn lines(
+    titles: Titles<'_>,
+    series: &[Series<'_, (f64, f64)>],
+    level: (&str, f64),
+) -> Result<String> {
     let points = || series.iter().flat_map(|(_, points)| points);
     let most = points().map(|p| p.1).fold(level.1, f64::max);
     let ends = (f64::INFINITY, f64::NEG_INFINITY);

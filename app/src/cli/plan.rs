@@ -38,9 +38,9 @@ pub(crate) struct GoalArgs {
     /// Most time between two tokens of a sequence.
     #[arg(long, default_value = "50ms", value_parser = seconds)]
     pub(crate) tpot: f64,
-    /// Micro-batches in flight.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
-    pub(crate) micro_batches: u16,
+    /// Micro-batches in flight [default: a trace's, else 3].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) micro_batches: Option<u16>,
     /// How KV is cached and attention computed.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) kv: KvPrecision,
@@ -56,6 +56,13 @@ pub(crate) struct GoalArgs {
     /// Sequences of a micro-batch on each attention GPU [default: the most that keep --tpot].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) batch: Option<u32>,
+}
+
+impl GoalArgs {
+    /// How many are in flight where nothing says otherwise: one for each of attention, network and FFN.
+    pub(crate) fn micro_batches(&self) -> usize {
+        self.micro_batches.unwrap_or(3).into()
+    }
 }
 
 #[derive(Args, Debug)]
@@ -204,7 +211,10 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 fn number(text: &str, what: &str, good: impl Fn(f64) -> bool) -> Result<f64, String> {
-    text.parse().ok().filter(|&number: &f64| number.is_finite() && good(number)).ok_or_else(|| what.to_owned())
+    text.parse()
+        .ok()
+        .filter(|&number: &f64| number.is_finite() && good(number))
+        .ok_or_else(|| what.to_owned())
 }
 
 fn positive(text: &str) -> Result<f64, String> {

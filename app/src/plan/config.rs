@@ -39,7 +39,8 @@ impl Keys<'_> {
             match self.0.get(*name) {
                 None | Some(Value::Null) => {}
                 Some(value) => {
-                    let number = value.as_u64().with_context(|| format!("`{name}` is not a number: {value}"))?;
+                    let number =
+                        value.as_u64().with_context(|| format!("`{name}` is not a number: {value}"))?;
                     return Ok(Some(usize::try_from(number)?));
                 }
             }
@@ -103,7 +104,11 @@ impl Keys<'_> {
         if let Some(chunk) = self.number(&["attention_chunk_size"])? {
             // Llama 4: the layers without rotary embedding look at everything.
             let interval = self.number(&["no_rope_layer_interval"])?.unwrap_or(4);
-            return Ok(if interval != 0 && (layer + 1).is_multiple_of(interval) { None } else { Some(chunk) });
+            return Ok(if interval != 0 && (layer + 1).is_multiple_of(interval) {
+                None
+            } else {
+                Some(chunk)
+            });
         }
         match self.flag("use_sliding_window") {
             Some(false) => Ok(None),

@@ -57,7 +57,7 @@ impl Streaming {
     pub(crate) fn new(shape: &Shape, hardware: &Hardware, goal: &Goal, precision: Precision) -> Self {
         let layers = shape.layers.len() as f64;
         let stage_bytes = hardware.memory_bandwidth * goal.stage(shape);
-        let attention_bytes = shape.attention_bytes(hardware.gpus_per_server) / layers;
+        let attention_bytes = shape.attention_weights().bytes(hardware.gpus_per_server) / layers;
         let left = (stage_bytes - attention_bytes).max(0.0);
         let sequence = Work::new(shape, goal.context, precision).kv_bytes / layers;
         let ffn_bytes = stage_bytes * FFN_SHARE * layers;

@@ -108,8 +108,8 @@ fn attention_fits(model: &Model<'_>, goal: &Goal, hardware: &Hardware, batch: us
     let shape = model.shape;
     let sequences = (batch * goal.micro_batches) as f64;
     let tables = 2.0 * 2.0 * (shape.vocabulary * shape.hidden) as f64 / hardware.gpus_per_server as f64;
-    let weights = shape.attention_bytes(hardware.gpus_per_server) + tables;
-    let cache = sequences * shape.kv_bytes_held(goal.context, model.precision);
+    let weights = model.attention_bytes(hardware.gpus_per_server) + tables;
+    let cache = sequences * model.sequence_bytes;
     weights + cache <= FILL * hardware.memory_bytes
 }
 

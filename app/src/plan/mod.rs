@@ -130,7 +130,8 @@ pub(crate) fn deployment(model: &str, args: &GoalArgs, ffn_batch: FfnBatch) -> R
             args.tpot * 1e3
         )
     })?;
-    let find = |name: &str| report.hardware.iter().find(|h| h.name == name).context("planned on listed hardware");
+    let find =
+        |name: &str| report.hardware.iter().find(|h| h.name == name).context("planned on listed hardware");
     let on = [find(&deployment.attention_hardware)?, find(&deployment.ffn_hardware)?];
     let stages = match ffn_batch {
         FfnBatch::All => deployment.stages_us,
@@ -153,8 +154,7 @@ impl Report {
         let table = hardware::Table::load(args.hardware_file.as_deref())?;
         let hardware: Vec<Hardware> =
             args.hardware.iter().map(|key| table.find(key).cloned()).collect::<Result<_>>()?;
-        let micro_batches = args.micro_batches.into();
-        let goal = Goal { context: args.context, tpot_s: args.tpot, micro_batches };
+        let goal = Goal { context: args.context, tpot_s: args.tpot, micro_batches: args.micro_batches() };
         let bytes = |kv| if kv == KvPrecision::Bf16 { 2.0 } else { 1.0 };
         let precision = Precision { kv_bytes: bytes(args.kv), hybrid_kv_bytes: bytes(args.hybrid_kv) };
         let wish = Wish { instances: args.deployment, batch: args.batch.map(|batch| batch as usize) };

@@ -33,7 +33,8 @@ pub(super) fn shape(name: &str) -> Result<Shape> {
     let path = Path::new(name);
     let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     if file.extension().is_some_and(|extension| extension == "json") && file.exists() {
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let json = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
         return Shape::from_json(name, &json).with_context(|| format!("model {name}"));
     }
@@ -42,5 +43,8 @@ pub(super) fn shape(name: &str) -> Result<Shape> {
         return Ok(Shape::of_config(name, &load::model(Some(name))?.config));
     }
     let known = KNOWN.iter().map(|(known, ..)| *known).collect::<Vec<_>>().join(", ");
-    bail!("there is no model `{name}` to plan for; known are {known}, all, {}, and a config.json, a folder with one, or a GGUF file", embedded::NAME)
+    bail!(
+        "there is no model `{name}` to plan for; known are {known}, all, {}, and a config.json, a folder with one, or a GGUF file",
+        embedded::NAME
+    )
 }

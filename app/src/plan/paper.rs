@@ -100,19 +100,32 @@ fn tables_4_and_5_hardware() {
         rounds(key, hardware.roofline(), roofline, 3);
         rounds(key, hardware.price_per_byte(), byte, 3);
         // 2 / 3600 / 1.98e15 is 2.806e-19; the paper prints 2.80.
-        let found = if key == "h800" { hardware.price_per_flop() - 0.006e-19 } else { hardware.price_per_flop() };
+        let found =
+            if key == "h800" { hardware.price_per_flop() - 0.006e-19 } else { hardware.price_per_flop() };
         rounds(key, found, flop, 3);
     }
 }
 
 /// Table 6: attention at 8K and at 32K, and FFN, on each hardware.
 const COSTS: [(&str, [[f64; 4]; 3]); 9] = [
-    ("deepseek-v3", [[0.054, 0.128, 0.114, 0.113], [0.197, 0.460, 0.409, 0.407], [0.014, 0.036, 0.032, 0.032]]),
+    (
+        "deepseek-v3",
+        [[0.054, 0.128, 0.114, 0.113], [0.197, 0.460, 0.409, 0.407], [0.014, 0.036, 0.032, 0.032]],
+    ),
     ("kimi-k2", [[0.051, 0.065, 0.057, 0.057], [0.194, 0.231, 0.205, 0.204], [0.014, 0.036, 0.032, 0.032]]),
-    ("qwen3-235b-a22b", [[0.135, 0.054, 0.091, 0.101], [0.527, 0.185, 0.338, 0.376], [0.008, 0.021, 0.019, 0.019]]),
+    (
+        "qwen3-235b-a22b",
+        [[0.135, 0.054, 0.091, 0.101], [0.527, 0.185, 0.338, 0.376], [0.008, 0.021, 0.019, 0.019]],
+    ),
     ("qwen3-32b", [[0.181, 0.069, 0.120, 0.133], [0.716, 0.248, 0.455, 0.508], [0.014, 0.038, 0.034, 0.033]]),
-    ("llama4-maverick", [[0.169, 0.060, 0.109, 0.121], [0.369, 0.128, 0.235, 0.262], [0.007, 0.018, 0.016, 0.016]]),
-    ("minimax-m1", [[0.164, 0.079, 0.121, 0.132], [0.330, 0.135, 0.226, 0.249], [0.015, 0.041, 0.036, 0.036]]),
+    (
+        "llama4-maverick",
+        [[0.169, 0.060, 0.109, 0.121], [0.369, 0.128, 0.235, 0.262], [0.007, 0.018, 0.016, 0.016]],
+    ),
+    (
+        "minimax-m1",
+        [[0.164, 0.079, 0.121, 0.132], [0.330, 0.135, 0.226, 0.249], [0.015, 0.041, 0.036, 0.036]],
+    ),
     ("ernie-4.5", [[0.155, 0.063, 0.105, 0.116], [0.606, 0.214, 0.388, 0.432], [0.021, 0.057, 0.051, 0.051]]),
     ("pangu-pro", [[0.135, 0.049, 0.088, 0.098], [0.536, 0.183, 0.340, 0.379], [0.007, 0.018, 0.016, 0.016]]),
     ("step3", [[0.048, 0.040, 0.040, 0.043], [0.176, 0.114, 0.120, 0.133], [0.015, 0.040, 0.036, 0.035]]),
@@ -151,7 +164,7 @@ fn the_headlines() {
         let found = super::Cheapest::new(&work(name, context), &all);
         assert_eq!((found.attention.as_str(), found.ffn.as_str()), (attention, ffn), "{name}");
         let sum = found.dollars_per_million.attention + found.dollars_per_million.ffn;
-        assert!((sum - paper).abs() <= 0.001, "{name}: {sum}, paper {paper}");
+        assert!((sum - paper).abs() <= 0.000_501, "{name}: {sum}, paper {paper}");
     }
 }
 
@@ -174,7 +187,7 @@ fn table_7_minimum_sparsity() {
 fn parameters() {
     let step3 = shape("step3");
     let tables = 2.0 * (step3.vocabulary * step3.hidden) as f64;
-    let attention = step3.attention_bytes(1);
+    let attention = step3.attention_weights().bytes(1);
     assert!((attention + step3.ffn_bytes() + tables - 316.294e9).abs() < 0.03e9);
     for (name, total) in [
         ("deepseek-v3", 671e9),
@@ -188,7 +201,7 @@ fn parameters() {
     ] {
         let shape = shape(name);
         let tables = 2.0 * (shape.vocabulary * shape.hidden) as f64;
-        let found = shape.attention_bytes(1) + shape.ffn_bytes() + tables;
+        let found = shape.attention_weights().bytes(1) + shape.ffn_bytes() + tables;
         assert!((found / total - 1.0).abs() < 0.01, "{name}: {found:e}");
     }
 }
@@ -198,7 +211,8 @@ fn the_l20_and_l4_example() {
     let streaming = |key| Streaming::new(&shape("step3"), &hardware(key), &goal(SHORT), Precision::default());
     let l20 = streaming("l20");
     // The paper has 272 us for a stage where 50 ms / 3 / 61 is 273.2: half a percent on all that follows.
-    let near = |found: f64, paper: f64| assert!((found / paper - 1.0).abs() < 0.012, "{found:e}, paper {paper:e}");
+    let near =
+        |found: f64, paper: f64| assert!((found / paper - 1.0).abs() < 0.012, "{found:e}, paper {paper:e}");
     near(l20.stage_bytes, 235e6);
     near(l20.attention_bytes, 67e6);
     near(l20.kv_tokens, 328e3);
@@ -233,7 +247,10 @@ fn table_8_deployments() {
         assert_eq!((found.gpus, found.micro_batch), (gpus, batch * 8 * instances[0]));
         let tgs = found.tokens_per_gpu_s;
         assert!((tgs / paper - 1.0).abs() < tolerance, "{instances:?}: {tgs}, paper {paper}");
-        println!("{instances:?} {context}: {tgs:.0} paper {paper} tpot {:.1} {:?}", found.tpot_ms, found.stages_us);
+        println!(
+            "{instances:?} {context}: {tgs:.0} paper {paper} tpot {:.1} {:?}",
+            found.tpot_ms, found.stages_us
+        );
     }
 }
 

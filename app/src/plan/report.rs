@@ -92,7 +92,14 @@ impl Report {
     fn streaming_table(&self) -> Table {
         let title = "What the memory of a GPU streams in one stage of a layer";
         let headings = [
-            "", "MB", "attention weights MB", "KV tokens", "batch", "FFN GB a GPU", "FFN servers", "FFN GPUs",
+            "",
+            "MB",
+            "attention weights MB",
+            "KV tokens",
+            "batch",
+            "FFN GB a GPU",
+            "FFN servers",
+            "FFN GPUs",
         ];
         let mut table = Table::new(title, headings);
         for plan in &self.plans {
@@ -131,8 +138,19 @@ impl Report {
             e.overhead_us
         );
         let headings = [
-            "", "attention + FFN", "servers", "GPUs", "batch", "a GPU", "A", "A->F", "F", "F->A", "TPOT ms",
-            "tok/GPU/s", "$/M",
+            "",
+            "attention + FFN",
+            "servers",
+            "GPUs",
+            "batch",
+            "a GPU",
+            "A",
+            "A->F",
+            "F",
+            "F->A",
+            "TPOT ms",
+            "tok/GPU/s",
+            "$/M",
         ];
         let mut table = Table::new(title, headings);
         for (plan, d) in self.shown() {
@@ -155,13 +173,15 @@ impl Report {
         }
         let mut text = table.to_string();
         for plan in self.plans.iter().filter(|plan| plan.deployments.is_empty()) {
-            text += &format!("  {}: none keeps the goal on this hardware; allow more with --tpot\n", plan.model);
+            text +=
+                &format!("  {}: none keeps the goal on this hardware; allow more with --tpot\n", plan.model);
         }
         text
     }
 
     fn links(&self) -> Table {
-        let title = "Network: KB of a micro-batch and layer on the link of a GPU, and Gbit/s for both in one stage";
+        let title =
+            "Network: KB of a micro-batch and layer on the link of a GPU, and Gbit/s for both in one stage";
         let headings = ["", "A: A->F", "F->A", "needs", "has", "F: A->F", "F->A", "needs", "has"];
         let mut table = Table::new(title, headings);
         for (plan, d) in self.shown() {

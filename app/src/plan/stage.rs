@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::hardware::Hardware;
 use super::shape::{Ffn, Shape};
-use super::work::{Precision, Work};
+use super::work::{AttentionWeights, Precision, Work};
 
 /// What real kernels reach of the peaks. docs/planning.md says from which measurements each number is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -123,12 +123,21 @@ pub(crate) struct Model<'a> {
     pub(crate) precision: Precision,
     pub(crate) efficiency: Efficiency,
     pub(crate) work: Work,
+    /// Bytes of cache that a sequence holds.
+    pub(crate) sequence_bytes: f64,
+    /// Of all layers.
+    attention_weights: AttentionWeights,
     /// Kinds of FFN and how many layers have them.
     ffns: Vec<(Ffn, f64)>,
 }
 
 impl<'a> Model<'a> {
-    pub(crate) fn new(shape: &'a Shape, context: usize, precision: Precision, efficiency: Efficiency) -> Self {
+    pub(crate) fn new(
+        shape: &'a Shape,
+        context: usize,
+        precision: Precision,
+        efficiency: Efficiency,
+    ) -> Self {
         let mut ffns: Vec<(Ffn, f64)> = vec![];
         for layer in &shape.layers {
             match ffns.iter_mut().find(|(ffn, _)| *ffn == layer.ffn) {
@@ -136,7 +145,20 @@ impl<'a> Model<'a> {
                 None => ffns.push((layer.ffn, 1.0)),
             }
         }
-        Self { shape, precision, efficiency, work: Work::new(shape, context, precision), ffns }
+        Self {
+            shape,
+            precision,
+            efficiency,
+            work: Work::new(shape, context, precision),
+            sequence_bytes: shape.kv_bytes_held(context, precision),
+            attention_weights: shape.attention_weights(),
+            ffns,
+        }
+    }
+
+    /// Bytes of attention weights on each of `gpus`.
+    pub(crate) fn attention_bytes(&self, gpus: usize) -> f64 {
+        self.attention_weights.bytes(gpus)
     }
 }
 
@@ -158,12 +180,12 @@ impl Model<'_> {
         let Efficiency { compute, memory, overhead_us, .. } = self.efficiency;
         let work = &self.work;
         let (layers, batch) = (self.shape.layers.len() as f64, batch as f64);
-        let core_flops =
-            if self.precision.kv_bytes > 1.0 { hardware.bf16_flops } else { hardware.flops() };
+        let core_flops = if self.precision.kv_bytes > 1.0 { hardware.bf16_flops } else { hardware.flops() };
         let bandwidth = hardware.memory_bandwidth * memory;
-        let core = (batch * work.attention_flops / (core_flops * compute)).max(batch * work.kv_bytes / bandwidth);
+        let core =
+            (batch * work.attention_flops / (core_flops * compute)).max(batch * work.kv_bytes / bandwidth);
         let linear = (batch * work.linear_flops / (hardware.flops() * compute))
-            .max(self.shape.attention_bytes(gpus) / bandwidth);
+            .max(self.attention_bytes(gpus) / bandwidth);
         overhead_us + 1e6 * (core + linear) / layers
     }
 
@@ -173,7 +195,8 @@ impl Model<'_> {
         let shape = self.shape;
         let gpus = (servers * hardware.gpus_per_server) as f64;
         let flops = tokens * self.work.ffn_flops;
-        let weights: f64 = self.ffns.iter().map(|(ffn, layers)| layers * ffn.touched(shape.hidden, tokens)).sum();
+        let weights: f64 =
+            self.ffns.iter().map(|(ffn, layers)| layers * ffn.touched(shape.hidden, tokens)).sum();
         let seconds = (flops / (hardware.flops() * compute))
             .max(weights * super::work::WEIGHT_BYTES / (hardware.memory_bandwidth * memory));
         overhead_us + 1e6 * seconds / gpus / shape.layers.len() as f64

@@ -70,8 +70,13 @@ pub(crate) struct AttentionWeights {
 }
 
 impl AttentionWeights {
-    pub(crate) fn all(self) -> f64 {
+    fn all(self) -> f64 {
         self.inputs + self.output
+    }
+
+    /// Bytes that a GPU holds when `gpus` share the output projection and have all else each.
+    pub(crate) fn bytes(self, gpus: usize) -> f64 {
+        WEIGHT_BYTES * (self.inputs + self.output / gpus as f64)
     }
 }
 
@@ -99,7 +104,9 @@ impl Attention {
     /// Cached elements.
     fn cached(&self, context: usize) -> f64 {
         match *self {
-            Self::Grouped { kv_heads, head_dim, .. } => 2.0 * product(&[kv_heads, head_dim, self.seen(context)]),
+            Self::Grouped { kv_heads, head_dim, .. } => {
+                2.0 * product(&[kv_heads, head_dim, self.seen(context)])
+            }
             Self::Latent { kv_rank, rope_dim, .. } => product(&[kv_rank + rope_dim, context]),
             Self::Linear { .. } => 0.0,
         }
@@ -182,7 +189,8 @@ impl Ffn {
             Self::Dense { .. } => self.weights(hidden),
             Self::Experts { experts, top_k, width, shared_width } => {
                 let untouched = (1.0 - top_k as f64 / experts as f64).powf(batch);
-                3.0 * hidden as f64 * (experts as f64 * width as f64 * (1.0 - untouched) + shared_width as f64)
+                3.0 * hidden as f64
+                    * (experts as f64 * width as f64 * (1.0 - untouched) + shared_width as f64)
             }
         }
     }
@@ -196,10 +204,12 @@ impl Shape {
         self.layers.iter().map(|layer| layer.attention.bytes_held(context, element(layer))).sum()
     }
 
-    /// Bytes of attention weights that a GPU holds when `gpus` share the output projection and have all else each.
-    pub(crate) fn attention_bytes(&self, gpus: usize) -> f64 {
-        let weights = self.layers.iter().map(|layer| layer.attention.weights(self.hidden));
-        WEIGHT_BYTES * weights.map(|w| w.inputs + w.output / gpus as f64).sum::<f64>()
+    /// Of all layers.
+    pub(crate) fn attention_weights(&self) -> AttentionWeights {
+        let zero = AttentionWeights { inputs: 0.0, output: 0.0 };
+        self.layers.iter().map(|layer| layer.attention.weights(self.hidden)).fold(zero, |sum, one| {
+            AttentionWeights { inputs: sum.inputs + one.inputs, output: sum.output + one.output }
+        })
     }
 
     pub(crate) fn ffn_bytes(&self) -> f64 {

@@ -88,7 +88,7 @@ impl Base {
             instances,
             gpus_per_instance: 8,
             layers: 1,
-            micro_batches: args.goal.micro_batches.into(),
+            micro_batches: args.goal.micro_batches(),
             ffn_batch: args.stages.ffn_batch.unwrap_or(match args.stages.trace {
                 Some(_) => FfnBatch::Each,
                 None => FfnBatch::All,
@@ -141,7 +141,8 @@ impl Base {
         let source = format!("stage times from {}", file.display());
         let base = Self::of_flags(args, source, instances, trace.times);
         // A measured time is that of an instance, its jitter included.
-        Ok(Self { layers: trace.layers, gpus_per_instance: 1, ..base })
+        let micro_batches = args.goal.micro_batches.map_or(trace.micro_batches, usize::from);
+        Ok(Self { layers: trace.layers, micro_batches, gpus_per_instance: 1, ..base })
     }
 
     /// Sizes can only be multiples of the deployment.

@@ -76,9 +76,16 @@ pub(super) struct Use {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// A station is done; not if it has failed since, which is then another era.
-    Served { station: usize, era: usize },
-    Failed { instance: usize },
-    Recovered { instance: usize },
+    Served {
+        station: usize,
+        era: usize,
+    },
+    Failed {
+        instance: usize,
+    },
+    Recovered {
+        instance: usize,
+    },
 }
 
 #[derive(Clone, Debug, Default)]

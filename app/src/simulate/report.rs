@@ -7,8 +7,8 @@ use super::Base;
 use super::pipeline::{Outcome, Time};
 use super::service::{Stage, Trouble};
 use super::sweep::{Key, crossing};
-use crate::cli::FfnBatch;
 use crate::chart::{self, Titles};
+use crate::cli::FfnBatch;
 use crate::table::Table;
 
 #[derive(Debug, Serialize)]
@@ -147,7 +147,8 @@ impl Report {
     pub(super) fn sweep(base: &Base, key: Key, values: Vec<f64>, runs: Vec<Run>) -> Self {
         let goal = base.tpot_s * 1e3;
         let cross = |of: fn(&Tpot) -> f64| {
-            let points: Vec<_> = values.iter().zip(&runs).map(|(&value, run)| (value, of(&run.tpot_ms))).collect();
+            let points: Vec<_> =
+                values.iter().zip(&runs).map(|(&value, run)| (value, of(&run.tpot_ms))).collect();
             crossing(&points, goal)
         };
         let breaks = [("mean", cross(|t| t.mean)), ("p50", cross(|t| t.p50)), ("p99", cross(|t| t.p99))];
@@ -177,7 +178,17 @@ impl Report {
 
     fn swept(&self, swept: &Swept, runs: &[Run]) -> String {
         let headings = [
-            swept.key, "servers", "GPUs", "TPOT ms", "p50", "p99", "tok/GPU/s", "A busy", "A->F", "F", "F->A",
+            swept.key,
+            "servers",
+            "GPUs",
+            "TPOT ms",
+            "p50",
+            "p99",
+            "tok/GPU/s",
+            "A busy",
+            "A->F",
+            "F",
+            "F->A",
             "failures",
         ];
         let mut table = Table::new(&*self.about, headings);
@@ -201,8 +212,12 @@ impl Report {
         let mut text = table.to_string();
         for (which, at) in swept.breaks {
             text += &match at {
-                Some(at) => format!("the {which} crosses {:.0} ms at {} {at:.3}\n", self.tpot_goal_ms, swept.key),
-                None => format!("the {which} does not cross {:.0} ms between these values\n", self.tpot_goal_ms),
+                Some(at) => {
+                    format!("the {which} crosses {:.0} ms at {} {at:.3}\n", self.tpot_goal_ms, swept.key)
+                }
+                None => {
+                    format!("the {which} does not cross {:.0} ms between these values\n", self.tpot_goal_ms)
+                }
             };
         }
         text
@@ -216,7 +231,8 @@ impl Report {
             let points = |of: fn(&Tpot) -> f64| {
                 swept.values.iter().zip(runs).map(|(&value, run)| (value, of(&run.tpot_ms))).collect()
             };
-            let series = [("mean", points(|t| t.mean)), ("p50", points(|t| t.p50)), ("p99", points(|t| t.p99))];
+            let series =
+                [("mean", points(|t| t.mean)), ("p50", points(|t| t.p50)), ("p99", points(|t| t.p99))];
             let titles = Titles { plot: &self.source, x: &self.about, y: "ms a token" };
             return chart::lines(titles, &series, level);
         }

@@ -67,7 +67,8 @@ impl FromStr for Sweep {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let names = Key::ALL.map(Key::name).join(", ");
-        let wrong = || format!("`{text}` is not KEY=FROM..TO[:VALUES], as jitter=0..1:11, with KEY one of {names}");
+        let wrong =
+            || format!("`{text}` is not KEY=FROM..TO[:VALUES], as jitter=0..1:11, with KEY one of {names}");
         let (key, range) = text.split_once('=').ok_or_else(wrong)?;
         let key = Key::ALL.into_iter().find(|k| k.name() == key).ok_or_else(wrong)?;
         let (range, number) = range.split_once(':').unwrap_or((range, "11"));
@@ -76,7 +77,10 @@ impl FromStr for Sweep {
         let end = |text: &str| text.parse().ok().filter(|v: &f64| v.is_finite()).ok_or_else(wrong);
         let (from, to) = (end(from)?, end(to)?);
         if !(2..=1000).contains(&number) || from >= to || !key.allows(from) || !key.allows(to) {
-            return Err(format!("`{text}`: from 2 to 1000 values, FROM below TO, both values that {} can have", key.name()));
+            return Err(format!(
+                "`{text}`: from 2 to 1000 values, FROM below TO, both values that {} can have",
+                key.name()
+            ));
         }
         let step = |n: usize| n as f64 / (number - 1) as f64;
         let value = |n: usize| {
@@ -104,7 +108,8 @@ mod tests {
         assert_eq!((sweep.key, sweep.values), (Key::Jitter, vec![0.0, 0.25, 0.5, 0.75, 1.0]));
         let sizes = "size=32..512:3".parse::<Sweep>().unwrap().values;
         assert!((sizes[1] - 128.0).abs() < 1e-9, "{sizes:?}");
-        for wrong in ["speed=0..1", "jitter", "jitter=1..0", "jitter=0..1:1", "stragglers=0..2", "mtbf=0..5"] {
+        for wrong in ["speed=0..1", "jitter", "jitter=1..0", "jitter=0..1:1", "stragglers=0..2", "mtbf=0..5"]
+        {
             let error = wrong.parse::<Sweep>().unwrap_err();
             assert!(error.contains(wrong), "{error}");
         }

@@ -90,7 +90,12 @@ fn one_micro_batch_gives_a_third() {
 
 #[test]
 fn without_jitter_the_planner_s_formula_holds() {
-    for times in [[100.0, 50.0, 100.0, 50.0], [30.0, 10.0, 200.0, 20.0], [90.0, 80.0, 70.0, 85.0], [5.0, 0.0, 5.0, 0.0]] {
+    for times in [
+        [100.0, 50.0, 100.0, 50.0],
+        [30.0, 10.0, 200.0, 20.0],
+        [90.0, 80.0, 70.0, 85.0],
+        [5.0, 0.0, 5.0, 0.0],
+    ] {
         for micro_batches in 1..=5 {
             for instances in [[1, 1], [3, 2], [1, 4]] {
                 let case = Case { times, micro_batches, instances, ..Case::default() };
@@ -142,7 +147,8 @@ const EXPECTED_LONGEST: f64 = 1.30964;
 
 #[test]
 fn more_trouble_is_slower_and_seeds_repeat() {
-    let with = |trouble: Trouble, seed: u64| Case { trouble, seed, instances: [4, 4], ..Case::default() }.tpot_us();
+    let with =
+        |trouble: Trouble, seed: u64| Case { trouble, seed, instances: [4, 4], ..Case::default() }.tpot_us();
     let calm = with(CALM, 1);
     let jitter = with(Trouble { jitter: 0.1, ..CALM }, 1);
     assert!(calm < jitter && jitter < with(Trouble { jitter: 0.3, ..CALM }, 1));

@@ -14,6 +14,7 @@ use crate::plan::Instances;
 pub(super) struct Trace {
     pub(super) times: [Times; 4],
     pub(super) layers: usize,
+    pub(super) micro_batches: usize,
     /// Threads that computed attention and FFN.
     pub(super) instances: Instances,
 }
@@ -45,16 +46,19 @@ struct Event {
 #[derive(Default, Deserialize)]
 struct Args {
     layer: Option<usize>,
+    micro_batch: Option<usize>,
 }
 
 impl Trace {
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("trace {}", path.display()))
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let file = serde_json::from_str(text).context("not a Chrome trace (a list of events, or `traceEvents`)")?;
+        let file =
+            serde_json::from_str(text).context("not a Chrome trace (a list of events, or `traceEvents`)")?;
         let (File::Object { events } | File::List(events)) = file;
         let events: Vec<Event> = events.into_iter().filter(|event| event.ph == "X").collect();
         let of = |stage: Stage| events.iter().filter(move |event| event.name == stage.name());
@@ -73,9 +77,10 @@ impl Trace {
             let threads = of(stage).map(|event| (text_of(event.pid.as_ref()), text_of(event.tid.as_ref())));
             threads.collect::<BTreeSet<_>>().len()
         };
-        let last = events.iter().filter_map(|event| event.args.layer).max();
+        let most = |number: fn(&Args) -> Option<usize>| events.iter().filter_map(|e| number(&e.args)).max();
         Ok(Self {
-            layers: last.context("no event has `args.layer`")? + 1,
+            layers: most(|args| args.layer).context("no event has `args.layer`")? + 1,
+            micro_batches: most(|args| args.micro_batch).context("no event has `args.micro_batch`")? + 1,
             instances: Instances { attention: threads(Stage::Attention), ffn: threads(Stage::Ffn) },
             // There are as many as stages.
             times: times.try_into().unwrap_or_else(|_| Stage::ALL.map(|_| Times::Mean(0.0))),
@@ -97,14 +102,15 @@ mod tests {
         let text = r#"{"traceEvents": [
             {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "attention 0"}},
             {"name": "attention", "ph": "X", "ts": 0, "dur": 10.5, "pid": 1, "tid": 1, "args": {"layer": 0, "micro_batch": 0}},
-            {"name": "attention", "ph": "X", "ts": 0, "dur": 12, "pid": 2, "tid": 1, "args": {"layer": 3, "micro_batch": 0}},
+            {"name": "attention", "ph": "X", "ts": 0, "dur": 12, "pid": 2, "tid": 1, "args": {"layer": 3, "micro_batch": 1}},
             {"name": "a2f", "ph": "X", "ts": 10, "dur": 1, "pid": 1, "tid": 2, "args": {"layer": 0, "micro_batch": 0}},
             {"name": "ffn", "ph": "X", "ts": 11, "dur": 7, "pid": 3, "tid": 1, "args": {"layer": 0, "micro_batch": 0}},
             {"name": "f2a", "ph": "X", "ts": 18, "dur": 2, "pid": 3, "tid": 2, "args": {"layer": 0, "micro_batch": 0}}]}"#;
         let trace = Trace::parse(text).unwrap();
         assert_eq!(trace.times[0], Times::Measured(vec![10.5, 12.0]));
         assert_eq!(trace.times[3], Times::Measured(vec![2.0]));
-        assert_eq!((trace.layers, trace.instances), (4, Instances { attention: 2, ffn: 1 }));
+        assert_eq!((trace.layers, trace.micro_batches), (4, 2));
+        assert_eq!(trace.instances, Instances { attention: 2, ffn: 1 });
     }
 
     #[test]
