@@ -1,5 +1,6 @@
 //! `tread simulate`: the pipeline of attention and FFN instances, event by event, with what real machines add.
 
+mod outcome;
 mod pipeline;
 mod report;
 mod service;

@@ -13,6 +13,7 @@ use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution as _, Exp1};
 
+use super::outcome::{Outcome, Use};
 use super::service::{Service, Stage};
 use crate::cli::FfnBatch;
 use crate::plan::Instances;
@@ -43,35 +44,6 @@ pub(super) struct Failures {
 
 /// Steps before measuring.
 const WARM_UP: usize = 2;
-
-/// What happened while it was measured.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    /// Of each micro-batch's steps.
-    pub(super) tpot: Vec<Time>,
-    pub(super) elapsed: Time,
-    /// Steps of micro-batches that ended.
-    pub(super) ended: usize,
-    /// Of each stage.
-    pub(super) use_of: [Use; 4],
-    pub(super) failures: usize,
-    pub(super) events: usize,
-}
-
-/// How one stage's stations were used.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Use {
-    /// Share of the time a station is busy: mean, least and most over the stations.
-    pub(super) busy: f64,
-    pub(super) least: f64,
-    pub(super) most: f64,
-    /// Micro-batches served, and their mean and longest times.
-    pub(super) served: usize,
-    pub(super) mean: f64,
-    pub(super) longest: Time,
-    /// Served in more than the budget.
-    pub(super) late: usize,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -137,7 +109,7 @@ struct Simulation<'a> {
     tpot: Vec<Time>,
     ended: usize,
     failed: usize,
-    tally: [Use; 4],
+    use_of: [Use; 4],
 }
 
 impl<'a> Simulation<'a> {
@@ -158,7 +130,7 @@ impl<'a> Simulation<'a> {
             tpot: vec![],
             ended: 0,
             failed: 0,
-            tally: [Use::default(); 4],
+            use_of: [Use::default(); 4],
         }
     }
 
@@ -200,7 +172,7 @@ impl<'a> Simulation<'a> {
 
     fn stage(&self, station: usize) -> Stage {
         let attention = station / 2 < self.setup.instances.attention;
-        match (attention, station % 2 == 0) {
+        match (attention, station.is_multiple_of(2)) {
             (true, true) => Stage::Attention,
             (true, false) => Stage::A2f,
             (false, true) => Stage::Ffn,
@@ -242,19 +214,10 @@ impl<'a> Simulation<'a> {
         let layer = self.micro_batches[micro_batch].layer;
         let stage = self.stage(index);
         let time = self.setup.service.draw(stage, index / 2, layer, &mut self.rng);
-        self.count(stage, time);
-        self.at(self.now + time, Event::Served { station: index, era });
-    }
-
-    fn count(&mut self, stage: Stage, time: Time) {
-        if self.begin.is_none() {
-            return;
+        if self.begin.is_some() {
+            self.use_of[stage as usize].served(time, self.budget);
         }
-        let tally = &mut self.tally[stage as usize];
-        tally.served += 1;
-        tally.mean += (time as f64 - tally.mean) / tally.served as f64;
-        tally.longest = tally.longest.max(time);
-        tally.late += usize::from(time > self.budget);
+        self.at(self.now + time, Event::Served { station: index, era });
     }
 
     fn served(&mut self, index: usize) {
@@ -346,22 +309,18 @@ impl<'a> Simulation<'a> {
             self.stop(index);
         }
         let elapsed = self.now - self.begin.unwrap_or(self.now);
-        let mut use_of = self.tally;
         for stage in Stage::ALL {
             let of_stage = (0..self.stations.len()).filter(|&index| self.stage(index) == stage);
-            let shares = of_stage.map(|index| self.stations[index].busy as f64 / elapsed.max(1) as f64);
-            let shares: Vec<f64> = shares.collect();
-            let found = &mut use_of[stage as usize];
-            found.busy = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
-            found.least = shares.iter().copied().fold(1.0, f64::min);
-            found.most = shares.iter().copied().fold(0.0, f64::max);
+            let busy = of_stage.map(|index| self.stations[index].busy as f64 / elapsed.max(1) as f64);
+            let busy: Vec<f64> = busy.collect();
+            self.use_of[stage as usize].stations(&busy);
         }
         self.tpot.sort_unstable();
         Outcome {
             tpot: self.tpot,
             elapsed,
             ended: self.ended,
-            use_of,
+            use_of: self.use_of,
             failures: self.failed,
             events: self.handled,
         }

@@ -4,7 +4,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Base;
-use super::pipeline::{Outcome, Time};
+use super::outcome::Outcome;
+use super::pipeline::Time;
 use super::service::{Stage, Trouble};
 use super::sweep::{Key, crossing};
 use crate::chart::{self, Titles};

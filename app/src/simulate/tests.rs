@@ -1,6 +1,7 @@
 //! The simulation against closed forms.
 
-use super::pipeline::{self, Failures, Outcome, Setup};
+use super::outcome::Outcome;
+use super::pipeline::{self, Failures, Setup};
 use super::service::{Service, Stage, Times, Trouble};
 use crate::cli::FfnBatch;
 use crate::plan::{Instances, Stages};
