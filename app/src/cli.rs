@@ -2,6 +2,7 @@
 
 mod afd;
 mod bench;
+mod plan;
 mod serve;
 mod worker;
 
@@ -12,6 +13,7 @@ use tread_shaders::Selector;
 
 pub(crate) use afd::{AfdArgs, PoolSizes};
 pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
+pub(crate) use plan::{FfnBatch, Format, GoalArgs, KvPrecision, PlanArgs, SimulateArgs};
 pub(crate) use serve::{LogFormat, ServeArgs};
 pub(crate) use worker::{FfnWorkerArgs, WorkerCommand};
 
@@ -56,6 +58,10 @@ pub(crate) enum Command {
     /// Be one of the workers of which a pool is made.
     #[command(subcommand)]
     Worker(WorkerCommand),
+    /// Compute what decoding costs on which hardware, and how many attention and FFN servers keep a goal.
+    Plan(PlanArgs),
+    /// Simulate the pipeline of attention and FFN servers with jitter, stragglers and failures.
+    Simulate(SimulateArgs),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -5,6 +5,7 @@ pub mod afd;
 mod answer;
 mod bench;
 mod catalog;
+mod chart;
 mod chat;
 mod cli;
 mod devices;
@@ -16,10 +17,13 @@ mod inspect;
 mod load;
 mod logits;
 mod memory;
+mod plan;
 mod progress;
 mod run;
 pub mod serve;
 mod signals;
+mod simulate;
+mod table;
 mod worker;
 
 use std::process::ExitCode;
@@ -48,6 +52,8 @@ pub fn command_line() -> ExitCode {
         cli::Command::Doctor => doctor::run(),
         cli::Command::Bench(args) => bench::run(args),
         cli::Command::Worker(cli::WorkerCommand::Ffn(args)) => worker::ffn(args),
+        cli::Command::Plan(args) => plan::run(args),
+        cli::Command::Simulate(args) => simulate::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! The `tread` binary as its users meet it: what it prints, what it writes, and how it fails.
 
 mod hub;
+mod plan;
 
 use std::fs;
 use std::io::Write as _;
