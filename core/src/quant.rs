@@ -82,12 +82,7 @@ fn each_element<const B: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([
 }
 
 /// Decodes elements of two bytes: `lanes` as many at once as there are lanes, `one` what is left.
-fn each_half(
-    bytes: &[u8],
-    out: &mut [f32],
-    lanes: impl Fn(u32x16) -> f32x16,
-    one: impl Fn([u8; 2]) -> f32,
-) {
+fn each_half(bytes: &[u8], out: &mut [f32], lanes: impl Fn(u32x16) -> f32x16, one: impl Fn([u8; 2]) -> f32) {
     let (chunks, rest) = bytes.as_chunks::<{ 2 * LANES }>();
     let (outs, out_rest) = out.as_chunks_mut::<LANES>();
     chunks.iter().zip(outs).for_each(|(chunk, out)| *out = lanes(halves(chunk)).to_array());
