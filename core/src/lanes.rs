@@ -11,14 +11,13 @@ pub(crate) const LANES: usize = 16;
 /// Bytes as numbers.
 #[inline]
 pub(crate) fn unsigned(bytes: u8x16) -> f32x16 {
-    widen::bytes(bytes)
+    widen::unsigned(bytes)
 }
 
 /// Bytes as numbers with a sign.
 #[inline]
 pub(crate) fn signed(bytes: u8x16) -> f32x16 {
-    // Two's complement is the other order of the same numbers; the difference is exact.
-    widen::bytes(bytes ^ u8x16::splat(0x80)) - f32x16::splat(128.0)
+    widen::signed(bytes)
 }
 
 /// Half words, the lower byte first.
@@ -32,31 +31,41 @@ pub(crate) fn halves(bytes: &[u8; 2 * LANES]) -> u32x16 {
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod widen {
     use core::arch::wasm32::{
-        f32x4_convert_i32x4, u16x8_extend_high_u8x16, u16x8_extend_low_u8x16, u32x4_extend_high_u16x8,
+        f32x4_convert_i32x4, i16x8_extend_high_i8x16, i16x8_extend_low_i8x16, i32x4_extend_high_i16x8,
+        i32x4_extend_low_i16x8, u16x8_extend_high_u8x16, u16x8_extend_low_u8x16, u32x4_extend_high_u16x8,
         u32x4_extend_low_u16x8, v128,
     };
     use wide::{f32x4, f32x16, u8x16, u16x8, u16x16, u32x4, u32x16};
 
-    fn words([low, high]: [v128; 2]) -> [v128; 4] {
-        [
-            u32x4_extend_low_u16x8(low),
-            u32x4_extend_high_u16x8(low),
-            u32x4_extend_low_u16x8(high),
-            u32x4_extend_high_u16x8(high),
-        ]
+    #[inline]
+    pub(super) fn unsigned(bytes: u8x16) -> f32x16 {
+        let bytes = bytes.into();
+        numbers(unsigned_words([u16x8_extend_low_u8x16(bytes), u16x8_extend_high_u8x16(bytes)]))
     }
 
     #[inline]
-    pub(super) fn bytes(bytes: u8x16) -> f32x16 {
-        let bytes = v128::from(bytes);
-        let words = words([u16x8_extend_low_u8x16(bytes), u16x8_extend_high_u8x16(bytes)]);
-        bytemuck::cast(words.map(|words| f32x4::from(f32x4_convert_i32x4(words))))
+    pub(super) fn signed(bytes: u8x16) -> f32x16 {
+        let bytes = bytes.into();
+        let halves = [i16x8_extend_low_i8x16(bytes), i16x8_extend_high_i8x16(bytes)];
+        let [a, b] = halves.map(|half| [i32x4_extend_low_i16x8(half), i32x4_extend_high_i16x8(half)]);
+        numbers([a[0], a[1], b[0], b[1]])
     }
 
     #[inline]
     pub(super) fn halves(halves: u16x16) -> u32x16 {
         let halves: [u16x8; 2] = bytemuck::cast(halves);
-        bytemuck::cast(words(halves.map(v128::from)).map(u32x4::from))
+        bytemuck::cast(unsigned_words(halves.map(v128::from)).map(u32x4::from))
+    }
+
+    #[inline]
+    fn unsigned_words(halves: [v128; 2]) -> [v128; 4] {
+        let [a, b] = halves.map(|half| [u32x4_extend_low_u16x8(half), u32x4_extend_high_u16x8(half)]);
+        [a[0], a[1], b[0], b[1]]
+    }
+
+    #[inline]
+    fn numbers(words: [v128; 4]) -> f32x16 {
+        bytemuck::cast(words.map(|words| f32x4::from(f32x4_convert_i32x4(words))))
     }
 }
 
@@ -65,8 +74,14 @@ mod widen {
     use wide::{f32x16, i16x16, i32x16, u8x16, u16x16, u32x16};
 
     #[inline]
-    pub(super) fn bytes(bytes: u8x16) -> f32x16 {
+    pub(super) fn unsigned(bytes: u8x16) -> f32x16 {
         i32x16::from(i16x16::from(bytes)).round_float()
+    }
+
+    #[inline]
+    pub(super) fn signed(bytes: u8x16) -> f32x16 {
+        // Two's complement is the other order of the same numbers; the difference is exact.
+        unsigned(bytes ^ u8x16::splat(0x80)) - f32x16::splat(128.0)
     }
 
     #[inline]
