@@ -19,6 +19,7 @@ pub mod grammar;
 #[path = "grammar/none.rs"]
 pub mod grammar;
 pub mod graph;
+mod lanes;
 pub mod model;
 pub mod models;
 pub mod monitor;

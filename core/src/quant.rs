@@ -5,6 +5,9 @@
 
 use std::ops::Range;
 
+use wide::{f32x16, u8x16, u32x16};
+
+use crate::lanes::{LANES, halves, signed, unsigned};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -15,14 +18,10 @@ use crate::{Error, Result};
 pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(bytes.len() / dtype.block_bytes() * dtype.block_len(), out.len(), "{dtype}");
     match dtype {
-        DType::F32 => each_block(bytes, out, |b: &[u8; 4], o: &mut [f32; 1]| o[0] = f32::from_le_bytes(*b)),
-        DType::F16 => each_block(bytes, out, |b: &[u8; 2], o: &mut [f32; 1]| o[0] = f16(*b)),
-        DType::BF16 => each_block(bytes, out, |b: &[u8; 2], o: &mut [f32; 1]| {
-            o[0] = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-        }),
-        DType::F8E4M3 => {
-            each_block(bytes, out, |b: &[u8; 1], o: &mut [f32; 1]| o[0] = F8_E4M3[usize::from(b[0])]);
-        }
+        DType::F32 => each_element(bytes, out, f32::from_le_bytes),
+        DType::F16 => each_half(bytes, out, f16s, f16),
+        DType::BF16 => each_half(bytes, out, bf16s, bf16),
+        DType::F8E4M3 => each_element(bytes, out, |[byte]| F8_E4M3[usize::from(byte)]),
         DType::Q8_0 => each_block(bytes, out, q8_0),
         DType::Q4_0 => each_block(bytes, out, q4_0),
         DType::Q4_1 => each_block(bytes, out, q4_1),
@@ -76,13 +75,28 @@ fn row_chunks(tensor: &Tensor) -> impl Iterator<Item = Range<usize>> {
     (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
 }
 
+/// Decodes elements that are each on their own.
+fn each_element<const B: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; B]) -> f32) {
+    let (elements, _) = bytes.as_chunks::<B>();
+    elements.iter().zip(out).for_each(|(&element, out)| *out = decode(element));
+}
+
+/// Decodes elements of two bytes: `lanes` as many at once as there are lanes, `one` what is left.
+fn each_half(bytes: &[u8], out: &mut [f32], lanes: impl Fn(u32x16) -> f32x16, one: impl Fn([u8; 2]) -> f32) {
+    let (chunks, rest) = bytes.as_chunks::<{ 2 * LANES }>();
+    let (outs, out_rest) = out.as_chunks_mut::<LANES>();
+    chunks.iter().zip(outs).for_each(|(chunk, out)| *out = lanes(halves(chunk)).to_array());
+    each_element(rest, out_rest, one);
+}
+
+/// Decodes blocks of `B` bytes and `N` times as many elements as there are lanes.
 fn each_block<const B: usize, const N: usize>(
     bytes: &[u8],
     out: &mut [f32],
-    decode: impl Fn(&[u8; B], &mut [f32; N]),
+    decode: impl Fn(&[u8; B], &mut [[f32; LANES]; N]),
 ) {
     let (blocks, _) = bytes.as_chunks::<B>();
-    let (outs, _) = out.as_chunks_mut::<N>();
+    let (outs, _) = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<N>();
     blocks.iter().zip(outs).for_each(|(block, out)| decode(block, out));
 }
 
@@ -101,43 +115,81 @@ fn f16(bytes: [u8; 2]) -> f32 {
     f16_to_f32(u16::from_le_bytes(bytes))
 }
 
-fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
-    let d = f16([block[0], block[1]]);
-    for (x, &q) in out.iter_mut().zip(&block[2..]) {
-        *x = f32::from(q as i8) * d;
+/// [`f16_to_f32`] of every lane.
+#[inline]
+fn f16s(bits: u32x16) -> f32x16 {
+    let magnitude = (bits & u32x16::splat(0x7fff)) << 13;
+    let scaled = bytemuck::cast::<_, f32x16>(magnitude) * f32x16::splat(f32::from_bits((127 + 112) << 23));
+    let exponent = u32x16::splat(0x7c00);
+    let infinite_or_nan = (bits & exponent).simd_eq(exponent) & u32x16::splat(0x7f80_0000);
+    let sign = (bits & u32x16::splat(0x8000)) << 16;
+    bytemuck::cast(bytemuck::cast::<_, u32x16>(scaled) | infinite_or_nan | sign)
+}
+
+#[inline]
+fn bf16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
+/// [`bf16`] of every lane.
+#[inline]
+fn bf16s(bits: u32x16) -> f32x16 {
+    bytemuck::cast(bits << 16)
+}
+
+/// As [`f16_to_f32`] for a number that is finite, as [`check_finite`] sees to for the scales of blocks: with half the
+/// work, which for small blocks is a good part of all.
+#[inline]
+fn scale(bytes: [u8; 2]) -> f32 {
+    let bits = i32::from(i16::from_le_bytes(bytes)) << 13;
+    // The sign was copied downwards; only its topmost place counts.
+    f32::from_bits(bits as u32 & 0x8fff_e000) * f32::from_bits((127 + 112) << 23)
+}
+
+/// The lanes of `bytes` from `at` on.
+#[inline]
+fn load(bytes: &[u8], at: usize) -> u8x16 {
+    bytes[at..][..LANES].into()
+}
+
+/// The numbers in the lower and in the upper nibbles.
+#[inline]
+fn nibbles(bytes: u8x16) -> [f32x16; 2] {
+    [unsigned(bytes & u8x16::splat(15)), unsigned(bytes >> 4)]
+}
+
+fn q8_0(block: &[u8; 34], out: &mut [[f32; LANES]; 2]) {
+    let d = f32x16::splat(scale([block[0], block[1]]));
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = (signed(load(block, 2 + i * LANES)) * d).to_array();
     }
 }
 
-fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
-    let d = f16([block[0], block[1]]);
-    for (i, &q) in block[2..].iter().enumerate() {
-        out[i] = (f32::from(q & 15) - 8.0) * d;
-        out[i + 16] = (f32::from(q >> 4) - 8.0) * d;
-    }
+fn q4_0(block: &[u8; 18], out: &mut [[f32; LANES]; 2]) {
+    let d = f32x16::splat(scale([block[0], block[1]]));
+    *out = nibbles(load(block, 2)).map(|q| ((q - f32x16::splat(8.0)) * d).to_array());
 }
 
-fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
-    let (d, m) = (f16([block[0], block[1]]), f16([block[2], block[3]]));
-    for (i, &q) in block[4..].iter().enumerate() {
-        out[i] = f32::from(q & 15) * d + m;
-        out[i + 16] = f32::from(q >> 4) * d + m;
-    }
+fn q4_1(block: &[u8; 20], out: &mut [[f32; LANES]; 2]) {
+    let [d, m] = [0, 2].map(|at| f32x16::splat(scale([block[at], block[at + 1]])));
+    *out = nibbles(load(block, 4)).map(|q| (q * d + m).to_array());
 }
 
 /// f16 d, f16 dmin, 12 bytes of 6-bit scales and minima, 128 bytes of nibbles: each 32 bytes hold one sub-block
 /// in their low and the next in their high nibbles.
-fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
-    let (d, dmin) = (f16([block[0], block[1]]), f16([block[2], block[3]]));
+fn q4_k(block: &[u8; 144], out: &mut [[f32; LANES]; 16]) {
+    let [d, dmin] = [0, 2].map(|at| scale([block[at], block[at + 1]]));
     let (packed, qs) = block[4..].split_at(12);
-    for (pair, (qs, out)) in qs.chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {
-        let (low, high) = out.split_at_mut(32);
-        let (scale, min) = q4_k_scale(packed, 2 * pair);
-        let (d1, m1) = (d * scale, dmin * min);
-        let (scale, min) = q4_k_scale(packed, 2 * pair + 1);
-        let (d2, m2) = (d * scale, dmin * min);
-        for (i, &q) in qs.iter().enumerate() {
-            low[i] = d1 * f32::from(q & 15) - m1;
-            high[i] = d2 * f32::from(q >> 4) - m2;
+    for pair in 0..4 {
+        let scales = [2 * pair, 2 * pair + 1].map(|sub_block| {
+            let (scale, min) = q4_k_scale(packed, sub_block);
+            (f32x16::splat(d * scale), f32x16::splat(dmin * min))
+        });
+        for half in 0..2 {
+            let q = nibbles(load(qs, pair * 32 + half * LANES));
+            for (which, (q, (d, m))) in q.into_iter().zip(scales).enumerate() {
+                out[pair * 4 + which * 2 + half] = (d * q - m).to_array();
+            }
         }
     }
 }
@@ -154,21 +206,23 @@ fn q4_k_scale(packed: &[u8], i: usize) -> (f32, f32) {
 
 /// 128 bytes of low nibbles, 64 bytes of upper 2 bits, 16 signed scales, f16 d; each half of the block spreads its
 /// 128 elements over 64 + 32 bytes.
-fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
-    let d = f16([block[208], block[209]]);
-    for (half, out) in out.chunks_exact_mut(128).enumerate() {
-        let (ql, qh) = (&block[half * 64..][..64], &block[128 + half * 32..][..32]);
-        let scales = &block[192 + half * 8..][..8];
-        for i in 0..32 {
+fn q6_k(block: &[u8; 210], out: &mut [[f32; LANES]; 16]) {
+    let d = scale([block[208], block[209]]);
+    let (low, two) = (u8x16::splat(15), u8x16::splat(3));
+    for half in 0..2 {
+        for part in 0..2 {
+            let [l0, l1] = [0, 32].map(|at| load(block, half * 64 + at + part * LANES));
+            let h = load(block, 128 + half * 32 + part * LANES);
             let q = [
-                ql[i] & 15 | (qh[i] & 3) << 4,
-                ql[i + 32] & 15 | (qh[i] >> 2 & 3) << 4,
-                ql[i] >> 4 | (qh[i] >> 4 & 3) << 4,
-                ql[i + 32] >> 4 | (qh[i] >> 6) << 4,
+                l0 & low | (h & two) << 4,
+                l1 & low | (h >> 2 & two) << 4,
+                l0 >> 4 | (h >> 4 & two) << 4,
+                l1 >> 4 | (h >> 6) << 4,
             ];
             for (quarter, q) in q.into_iter().enumerate() {
-                let scale = scales[quarter * 2 + i / 16] as i8;
-                out[quarter * 32 + i] = d * f32::from(scale) * (f32::from(q) - 32.0);
+                let scale = d * f32::from(block[192 + half * 8 + quarter * 2 + part] as i8);
+                let q = unsigned(q) - f32x16::splat(32.0);
+                out[half * 8 + quarter * 2 + part] = (f32x16::splat(scale) * q).to_array();
             }
         }
     }
@@ -194,6 +248,9 @@ static F8_E4M3: [f32; 256] = {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use rand::rngs::ChaCha12Rng;
+    use rand::{RngExt as _, SeedableRng as _};
 
     use super::*;
     use crate::tensor::Bytes;
@@ -238,6 +295,66 @@ mod tests {
         (block[2], block[3], block[33]) = (127, 0x80, 0xff);
         let out = decode(DType::Q8_0, &block);
         assert_eq!((out[0], out[1], out[2], out[31]), (63.5, -64.0, 0.0, -0.5));
+    }
+
+    /// One element of a block, as the formats are defined.
+    fn element(dtype: DType, block: &[u8], i: usize) -> f32 {
+        let half = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+        let nibble = |at: usize, i: usize| f32::from(block[at + i % 16] >> (i / 16 * 4) & 15);
+        match dtype {
+            DType::F32 => f32::from_le_bytes(block.try_into().unwrap()),
+            DType::F16 => half(0),
+            DType::BF16 => half::bf16::from_le_bytes([block[0], block[1]]).to_f32(),
+            DType::F8E4M3 => F8_E4M3[usize::from(block[0])],
+            DType::Q8_0 => f32::from(block[2 + i] as i8) * half(0),
+            DType::Q4_0 => (nibble(2, i) - 8.0) * half(0),
+            DType::Q4_1 => nibble(4, i) * half(0) + half(2),
+            DType::Q4K => {
+                let (scale, min) = q4_k_scale(&block[4..16], i / 32);
+                let q = block[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+                half(0) * scale * f32::from(q) - half(2) * min
+            }
+            DType::Q6K => {
+                let (half_block, quarter) = (i / 128, i % 128 / 32);
+                let low = block[half_block * 64 + quarter % 2 * 32 + i % 32] >> (quarter / 2 * 4) & 15;
+                let high = block[128 + half_block * 32 + i % 32] >> (quarter * 2) & 3;
+                half(208) * f32::from(block[192 + i / 16] as i8) * (f32::from(low | high << 4) - 32.0)
+            }
+        }
+    }
+
+    #[test]
+    fn every_element_is_as_defined() {
+        let mut random = ChaCha12Rng::seed_from_u64(1);
+        for dtype in DType::ALL {
+            // Blocks of one element are decoded many at a time, and the rest one by one.
+            let mut bytes = vec![0; dtype.block_bytes() * 999];
+            random.fill(&mut bytes[..]);
+            for (index, out) in decode(dtype, &bytes).chunks(dtype.block_len()).enumerate() {
+                let block = &bytes[index * dtype.block_bytes()..][..dtype.block_bytes()];
+                for (i, &out) in out.iter().enumerate() {
+                    let expected = element(dtype, block, i);
+                    // Scales that are no numbers are refused before.
+                    if expected.is_finite() || dtype.block_len() == 1 {
+                        let same = out.to_bits() == expected.to_bits() || out.is_nan() && expected.is_nan();
+                        assert!(same, "{dtype} block {index} element {i}: {out} is not {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_scale_and_lane_equals_the_f16() {
+        for first in (0..=u16::MAX).step_by(LANES) {
+            let bits: [u16; LANES] = std::array::from_fn(|i| first + i as u16);
+            let lanes = f16s(bits.map(u32::from).into()).to_array();
+            for (bits, lane) in bits.into_iter().zip(lanes) {
+                let expected = f16_to_f32(bits);
+                assert!(lane.to_bits() == expected.to_bits() || lane.is_nan() && expected.is_nan());
+                assert!(scale(bits.to_le_bytes()).to_bits() == expected.to_bits() || !expected.is_finite());
+            }
+        }
     }
 
     #[test]

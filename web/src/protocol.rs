@@ -43,7 +43,7 @@ pub enum ToEngine {
         /// Name of the kept model.
         name: String,
     },
-    /// Delete a kept model. Answered by [`FromEngine::Stored`].
+    /// Delete a kept model; if it is loaded, it is unloaded first. Answered by [`FromEngine::Stored`].
     Delete {
         /// Name of the kept model.
         name: String,

@@ -104,6 +104,30 @@ fn a_lost_device_is_opened_again_and_requests_go_on() {
     assert_eq!(worker.ask(8, "Tell me of love.", 16), native("Tell me of love.", 16));
 }
 
+#[test]
+fn a_model_that_is_unloaded_leaves_nothing() {
+    let files = Files::start(&[("", &dist())]);
+    files.answer("/worker.js", "text/javascript", &[include_str!("worker.js").to_owned()], false);
+    let worker = Worker::start(&files.url(""));
+    // A software adapter compiles for half a minute at each load.
+    for (compute, rounds) in [("gpu", 2), ("cpu", 10)] {
+        let held: Vec<_> = (0..rounds)
+            .map(|round| {
+                worker.load_nano(compute);
+                assert!(!worker.ask(round, PROMPT, 4).is_empty());
+                worker.tell(&json!({ "type": "unload" }));
+                worker.hear("unloaded");
+                worker.browser.run("heard.length = 0; engine.postMessage({});", &json!(null));
+                let held = worker.hear("held");
+                assert_eq!(held["devices"], 0, "{compute}, round {round}: {held}");
+                held["bytes"].as_u64().expect("a number")
+            })
+            .collect();
+        // A memory never shrinks: the later ones use that of the first again.
+        assert_eq!(held.last(), held.first(), "{compute}: {held:?}");
+    }
+}
+
 fn sha256(bytes: &[u8]) -> Vec<u8> {
     use sha2::Digest as _;
     sha2::Sha256::digest(bytes).to_vec()

@@ -108,6 +108,26 @@ fn the_keyboard_is_enough() {
     }
 }
 
+#[test]
+fn colours_follow_the_system_until_they_are_chosen() {
+    let server = server();
+    let browser = Browser::open(&server.url("/"));
+    let offers = |colours: &str| {
+        let label = "document.querySelector('[data-testid=theme]')?.ariaLabel";
+        browser.until(&format!("{label} === 'Use {colours} colours'"));
+    };
+    for dark in [true, false] {
+        browser.emulate((1280, 800), dark);
+        offers(if dark { "light" } else { "dark" });
+    }
+    browser.click("[data-testid=theme]");
+    offers("light");
+    // Dark was chosen: it stays, whatever the system does.
+    browser.emulate((1280, 800), true);
+    browser.emulate((1280, 800), false);
+    offers("light");
+}
+
 /// For the README.
 #[test]
 fn pictures() {

@@ -3,16 +3,15 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use wide::f32x16;
 
 use crate::Result;
+use crate::lanes::LANES;
 use crate::tensor::Tensor;
 
 /// Weight rows that are decoded together. Enough that the activations are read seldom, few enough to stay in the
 /// nearest cache while every activation row passes by.
 const TILE: usize = 16;
-
-/// Partial sums of a dot product: four SSE or two AVX registers.
-const LANES: usize = 16;
 
 /// Working memory that lives from step to step.
 #[derive(Debug, Default)]
@@ -68,13 +67,12 @@ pub(super) fn linear(
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
+    let mut sums = f32x16::ZERO;
     for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
+        sums += f32x16::new(*a) * f32x16::new(*b);
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    let mut sums = sums.to_array();
     let mut width = LANES;
     while width > 1 {
         width /= 2;
@@ -97,6 +95,23 @@ mod tests {
         let a: Vec<f32> = (1..=37).map(|i| i as f32).collect();
         assert_eq!(dot(&a, &a), 37.0 * 38.0 * 75.0 / 6.0);
         assert_eq!(dot(&[], &[]), 0.0);
+    }
+
+    #[test]
+    fn the_order_of_a_sum_is_fixed() {
+        let numbers: Vec<f32> = (0..200).map(|i| (i as f32 * 0.7).sin()).collect();
+        for len in 0..100 {
+            let (a, b) = (&numbers[..len], &numbers[100..][..len]);
+            let whole = len / 16 * 16;
+            let mut lanes = [0.0; 16];
+            (0..whole).for_each(|i| lanes[i % 16] += a[i] * b[i]);
+            for width in [8, 4, 2, 1] {
+                (0..width).for_each(|i| lanes[i] += lanes[i + width]);
+            }
+            let mut rest = 0.0;
+            (whole..len).for_each(|i| rest += a[i] * b[i]);
+            assert_eq!(dot(a, b).to_bits(), (lanes[0] + rest).to_bits(), "length {len}");
+        }
     }
 
     #[test]

@@ -7,10 +7,6 @@ use toktrie::SimpleVob;
 pub struct TokenMask(SimpleVob);
 
 impl TokenMask {
-    pub(super) fn new(tokens: SimpleVob) -> Self {
-        Self(tokens)
-    }
-
     /// The set of the `tokens` of a vocabulary of `size`; those outside it are left out.
     pub fn of(size: usize, tokens: impl IntoIterator<Item = u32>) -> Self {
         let mut set = SimpleVob::alloc(size);
@@ -41,6 +37,14 @@ impl TokenMask {
                 }
             }
         }
+    }
+}
+
+/// What grammars need to make them.
+#[cfg(feature = "grammar")]
+impl TokenMask {
+    pub(super) fn new(tokens: SimpleVob) -> Self {
+        Self(tokens)
     }
 
     /// Adds the tokens of `other`, a set of the same vocabulary.

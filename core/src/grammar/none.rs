@@ -2,7 +2,6 @@
 //! none, and so nothing here can be called.
 
 #[path = "mask.rs"]
-#[allow(dead_code)]
 mod mask;
 
 pub use mask::TokenMask;

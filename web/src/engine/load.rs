@@ -23,6 +23,8 @@ const MOST_IN_MEMORY: u64 = 3 << 29;
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) model: Arc<Model>,
+    /// Its name among those that the browser keeps, if its files are there.
+    pub(super) kept: Option<String>,
     pub(super) info: ModelInfo,
     pub(super) device: Device,
     pub(super) engine: tread_core::engine::Engine,
@@ -66,9 +68,12 @@ pub(super) async fn load(
     compute: Compute,
 ) -> Result<Ready, Failed> {
     let device = Opened(Some(devices.open(compute).await));
-    let (name, parts) = match model {
-        ModelRef::Files { names } => (resolve::chosen_name(names), resolve::chosen(files)?),
-        model => download_all(device.get()?, outbox, model, context).await?,
+    let (name, kept, parts) = match model {
+        ModelRef::Files { names } => (resolve::chosen_name(names), None, resolve::chosen(files)?),
+        model => {
+            let (name, parts) = download_all(device.get()?, outbox, model, context).await?;
+            (name.clone(), Some(name), parts)
+        }
     };
     let parts = if device.get()?.is_cpu() { parts.in_memory(MOST_IN_MEMORY)? } else { parts };
     let model = Arc::new(Model::new(name, parts.checkpoint()?)?);
@@ -77,7 +82,7 @@ pub(super) async fn load(
     info.device = Some(device.get()?.name.clone());
     let executable = upload(device.get()?, outbox, &model, context).await?;
     let engine = tread_core::engine::Engine::new(model.clone(), executable, engine_options(context));
-    Ok(Ready { model, info, device: device.keep()?, engine })
+    Ok(Ready { model, kept, info, device: device.keep()?, engine })
 }
 
 /// A device that is given back when loading ends before its end.

@@ -45,6 +45,7 @@ const MEASURE_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     outbox: Outbox,
     model: Arc<Model>,
+    kept: Option<String>,
     info: ModelInfo,
     device: Device,
     engine: Engine,
@@ -62,10 +63,11 @@ const BENCH: RequestId = RequestId(u64::MAX);
 
 impl Running {
     pub(super) fn new(ready: Ready, outbox: Outbox) -> Self {
-        let Ready { model, info, device, engine } = ready;
+        let Ready { model, kept, info, device, engine } = ready;
         Self {
             outbox,
             model,
+            kept,
             info,
             device,
             engine,
@@ -79,6 +81,11 @@ impl Running {
 
     pub(super) fn model(&self) -> Arc<Model> {
         Arc::clone(&self.model)
+    }
+
+    /// Its name among the models that the browser keeps.
+    pub(super) fn kept(&self) -> Option<&String> {
+        self.kept.as_ref()
     }
 
     pub(super) fn context(&self) -> usize {

@@ -175,12 +175,7 @@ impl Worker {
                 let result = verify(&name).await.map_err(|failure| failure.message);
                 FromEngine::Verified { name, result }
             }),
-            ToEngine::Delete { name } => self.answer(async move {
-                if let Err(failure) = delete(&name).await {
-                    web_sys::console::error_1(&failure.message.into());
-                }
-                stored().await
-            }),
+            ToEngine::Delete { name } => self.delete(name),
             ToEngine::Chat { id, request } => self.chat(id, &request),
             ToEngine::Abort { id } => {
                 if let Some(running) = &mut self.running {
@@ -225,6 +220,20 @@ impl Worker {
         self.start(async move || {
             let ready = load::load(&devices, &outbox, &model, &files, context, compute).await;
             Command::Loaded(number, ready.map(Box::new))
+        });
+    }
+
+    fn delete(&mut self, name: String) {
+        // It would need its files again if its device were lost.
+        if self.running.as_ref().is_some_and(|running| running.kept() == Some(&name)) {
+            self.unload("its files were deleted");
+            self.outbox.send(&FromEngine::Unloaded);
+        }
+        self.answer(async move {
+            if let Err(failure) = delete(&name).await {
+                web_sys::console::error_1(&failure.message.into());
+            }
+            stored().await
         });
     }
 

@@ -16,6 +16,16 @@ pub fn count(value: u64) -> String {
     grouped(value as f64)
 }
 
+/// `1 row`, `2 rows`, `2 dispatches`: so many of what `one` of them is called.
+pub fn counted(value: u64, one: &str) -> String {
+    let ending = match value {
+        1 => "",
+        _ if one.ends_with("ch") => "es",
+        _ => "s",
+    };
+    format!("{} {one}{ending}", count(value))
+}
+
 fn grouped(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
     let mut text = String::from(if value < 0.0 { "−" } else { "" });
@@ -98,6 +108,13 @@ mod tests {
             assert_eq!(number(value), text);
         }
         assert_eq!(count(1_000), "1,000");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(counted(1, "row"), "1 row");
+        assert_eq!(counted(1234, "row"), "1,234 rows");
+        assert_eq!(counted(0, "dispatch"), "0 dispatches");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use tread_core::graph::Side;
 use tread_core::monitor::{OpTime, StepEvent};
 
+use super::format;
+
 /// Where in the model an op runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
@@ -127,7 +129,10 @@ impl Rows {
         let decode = format!("{} decoding", self.decoding);
         match self.prefilling {
             0 => decode,
-            prefilling => format!("{decode}, {prefilling} in prefill with {} rows", self.prefill_rows),
+            prefilling => {
+                let rows = format::counted(self.prefill_rows as u64, "row");
+                format!("{decode}, {prefilling} in prefill with {rows}")
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What stands above every view.
 
 use leptos::prelude::*;
+use wasm_bindgen::JsCast as _;
+use wasm_bindgen::prelude::Closure;
+use web_sys::{MediaQueryList, MediaQueryListEvent};
 
 use super::icons::{Icon, path};
 use super::notice::Notices;
@@ -96,10 +99,21 @@ fn PlaceSwitch(app: App) -> impl IntoView {
 
 #[component]
 fn ThemeToggle() -> impl IntoView {
-    let system =
-        || window().match_media("(prefers-color-scheme: dark)").ok().flatten().is_some_and(|q| q.matches());
-    let kept = local::get(local::lasting().as_ref(), THEME);
-    let dark = RwSignal::new(kept.map_or_else(system, |theme| theme == "dark"));
+    let kept = || local::get(local::lasting().as_ref(), THEME);
+    let system = window().match_media("(prefers-color-scheme: dark)").ok().flatten();
+    let system_is_dark = system.as_ref().is_some_and(MediaQueryList::matches);
+    let dark = RwSignal::new(kept().map_or(system_is_dark, |theme| theme == "dark"));
+    if let Some(system) = system {
+        // Until the user chooses, the colours are the system's.
+        let follow = Closure::<dyn Fn(MediaQueryListEvent)>::new(move |change: MediaQueryListEvent| {
+            if kept().is_none() {
+                dark.set(change.matches());
+            }
+        });
+        system.set_onchange(Some(follow.as_ref().unchecked_ref()));
+        // As long-lived as the page; what has a listener is not collected.
+        follow.forget();
+    }
     let toggle = move |_| {
         dark.update(|dark| *dark = !*dark);
         let theme = if dark.get_untracked() { "dark" } else { "light" };

@@ -2,8 +2,10 @@
 
 pub mod bench;
 pub mod chat;
+mod clipboard;
 pub mod device;
 pub mod header;
+mod http;
 pub mod icons;
 pub mod local;
 pub mod models;

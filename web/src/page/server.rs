@@ -1,13 +1,12 @@
 //! The server that the page came from.
 
-use js_sys::Uint8Array;
 use leptos::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::{JsFuture, spawn_local};
-use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response};
+use wasm_bindgen_futures::spawn_local;
+use web_sys::{AbortController, Response};
 
+use super::http::{self, Call};
 use super::local;
 use crate::chat::sse::{Answer, Events, broken, error_message};
 use crate::chat::{ChatEvent, ChatRequest};
@@ -79,11 +78,12 @@ impl Server {
     }
 
     async fn find(self) -> Reach {
-        let Ok(response) = self.fetch("v1/models", &RequestInit::new()).await else { return Reach::Absent };
+        let Ok(response) = http::send("v1/models", &self.call()).await else { return Reach::Absent };
         if response.status() == 401 {
             return Reach::Locked;
         }
-        let models = serde_json::from_str::<Models>(&text(&response).await).ok();
+        let models =
+            http::text(&response).await.ok().and_then(|text| serde_json::from_str::<Models>(&text).ok());
         let Some(model) = models.and_then(|models| models.data.into_iter().next()) else {
             return Reach::Absent;
         };
@@ -99,12 +99,13 @@ impl Server {
         listen: impl Fn(ChatEvent) + 'static,
     ) -> Option<AbortController> {
         let abort = AbortController::new().ok();
-        let options = RequestInit::new();
-        options.set_method("POST");
-        options.set_body(&body(request).to_string().into());
-        options.set_signal(abort.as_ref().map(AbortController::signal).as_ref());
+        let call = Call {
+            signal: abort.as_ref().map(AbortController::signal),
+            body: Some(body(request).to_string()),
+            ..self.call()
+        };
         spawn_local(async move {
-            if let Some(last) = self.stream(&options, &listen).await {
+            if let Some(last) = self.stream(&call, &listen).await {
                 listen(last);
             }
         });
@@ -112,33 +113,33 @@ impl Server {
     }
 
     /// Reports events as they come. Returns one that ends the answer, unless the stream brought it.
-    async fn stream(self, options: &RequestInit, listen: &impl Fn(ChatEvent)) -> Option<ChatEvent> {
+    async fn stream(self, call: &Call, listen: &impl Fn(ChatEvent)) -> Option<ChatEvent> {
         let failed = |message: String| Some(ChatEvent::Failed { message });
-        let Ok(response) = self.fetch("v1/chat/completions", options).await else {
+        let Ok(response) = http::send("v1/chat/completions", call).await else {
             let message = "The server does not answer. See whether it still runs, then regenerate.";
             return failed(message.to_owned());
         };
         if !response.ok() {
             return failed(self.refusal(&response).await);
         }
-        let body = response.body()?;
-        let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
-        let (mut events, mut answer) = (Events::default(), Answer::default());
-        while let Ok(Some(bytes)) = read(&reader).await {
-            for event in events.push(&bytes).iter().flat_map(|data| answer.read(data)).collect::<Vec<_>>() {
-                let ends = matches!(event, ChatEvent::Finished { .. } | ChatEvent::Failed { .. });
-                listen(event);
-                if ends {
-                    return None;
+        let (mut events, mut answer, mut ended) = (Events::default(), Answer::default(), false);
+        let hear = |bytes: &[u8]| {
+            for event in events.push(bytes).iter().flat_map(|data| answer.read(data)) {
+                // Nothing comes after the end.
+                if !ended {
+                    ended = matches!(event, ChatEvent::Finished { .. } | ChatEvent::Failed { .. });
+                    listen(event);
                 }
             }
-        }
-        Some(broken())
+        };
+        // Where it broke off is seen by the end that did not come.
+        _ = http::stream(&response, hear).await;
+        (!ended).then(broken)
     }
 
     /// Why the server refuses, and what to do.
     async fn refusal(self, response: &Response) -> String {
-        let said = error_message(&text(response).await);
+        let said = http::text(response).await.ok().and_then(|text| error_message(&text));
         let said =
             said.unwrap_or_else(|| format!("The server answered with the status {}.", response.status()));
         match response.status() {
@@ -152,15 +153,9 @@ impl Server {
         }
     }
 
-    async fn fetch(self, path: &str, options: &RequestInit) -> Result<Response, JsValue> {
-        let headers = Headers::new()?;
-        headers.set("Content-Type", "application/json")?;
-        if let Some(key) = self.key.get_untracked() {
-            headers.set("Authorization", &format!("Bearer {key}"))?;
-        }
-        options.set_headers(&headers);
-        let response = JsFuture::from(window().fetch_with_str_and_init(path, options)).await?;
-        response.dyn_into()
+    /// A request with its key.
+    fn call(self) -> Call {
+        Call { key: self.key.get_untracked(), ..Call::default() }
     }
 }
 
@@ -183,19 +178,6 @@ fn body(request: &ChatRequest) -> Value {
         body["continue_final_message"] = json!(true);
     }
     body
-}
-
-/// All that a response says.
-async fn text(response: &Response) -> String {
-    let Ok(promise) = response.text() else { return String::new() };
-    JsFuture::from(promise).await.ok().and_then(|text| text.as_string()).unwrap_or_default()
-}
-
-/// The next bytes; none at the end.
-async fn read(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u8>>, JsValue> {
-    let result = JsFuture::from(reader.read()).await?;
-    let value = js_sys::Reflect::get(&result, &"value".into())?;
-    Ok(value.dyn_into::<Uint8Array>().ok().map(|bytes| bytes.to_vec()))
 }
 
 #[cfg(test)]

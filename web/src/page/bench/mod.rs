@@ -7,6 +7,7 @@ use leptos::task::spawn_local;
 
 use crate::monitor::format;
 use crate::monitor::window::quantile;
+use crate::page::clipboard::CopyButton;
 use crate::page::{App, Place};
 use crate::protocol::{Measurement, ToEngine};
 
@@ -165,16 +166,6 @@ fn Results(turns: Vec<Measurement>) -> impl IntoView {
         format::count(median.prompt_tokens as u64),
         format::count(median.new_tokens as u64)
     );
-    let copied = json.clone();
-    let told = RwSignal::new("Copy the JSON");
-    let copy = move |_| {
-        let text = copied.clone();
-        spawn_local(async move {
-            let written = window().navigator().clipboard().write_text(&text);
-            let result = wasm_bindgen_futures::JsFuture::from(written).await;
-            told.set(if result.is_ok() { "Copied" } else { "Not allowed: select it below" });
-        });
-    };
     view! {
         <section class="card">
             <h2>"Results"</h2>
@@ -189,7 +180,7 @@ fn Results(turns: Vec<Measurement>) -> impl IntoView {
                     <tfoot>{row("Median".to_owned(), &median)}</tfoot>
                 </table>
             </div>
-            <div class="row"><button type="button" on:click=copy>{told}</button></div>
+            <div class="row"><CopyButton label="Copy the JSON" text=json.clone() testid="bench-copy"/></div>
             <pre tabindex="0" data-testid="bench-result">{json}</pre>
         </section>
     }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::chat::sse::Events;
-use crate::page::monitor::http::{self, Call};
+use crate::page::http::{self, Call};
 use crate::page::server::Server;
 use crate::protocol::Measurement;
 use leptos::prelude::GetUntracked as _;

@@ -8,6 +8,7 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Blob, BlobPropertyBag, File, HtmlAnchorElement, Url};
 
+use super::super::clipboard;
 use super::super::notice::Notices;
 use super::state::{Chats, Talk, reason};
 use crate::chat::transfer;
@@ -15,12 +16,8 @@ use crate::chat::transfer;
 /// Copies a text; `copied` is true for a moment.
 pub(super) fn copy(text: String, copied: RwSignal<bool>) {
     let notices = use_context::<Notices>();
-    let navigator = window().navigator();
-    // Browsers have no clipboard for pages that did not come over HTTPS.
-    let there = js_sys::Reflect::get(&navigator, &"clipboard".into())
-        .is_ok_and(|clipboard| !clipboard.is_undefined());
     spawn_local(async move {
-        if there && JsFuture::from(navigator.clipboard().write_text(&text)).await.is_ok() {
+        if clipboard::write(&text).await {
             copied.set(true);
             set_timeout(move || _ = copied.try_set(false), Duration::from_secs(2));
         } else if let Some(notices) = notices {

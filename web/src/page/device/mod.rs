@@ -6,6 +6,7 @@ use leptos::prelude::*;
 
 use crate::monitor::format;
 use crate::page::App;
+use crate::page::clipboard::CopyButton;
 use crate::protocol::{Adapter, Capabilities, SelfTest, ToEngine};
 
 /// The view.
@@ -155,20 +156,10 @@ fn Limits(adapter: Adapter) -> impl IntoView {
 /// The report as text.
 #[component]
 fn Copy(text: String) -> impl IntoView {
-    let told = RwSignal::new("Copy the report");
-    let copied = text.clone();
-    let copy = move |_| {
-        let text = copied.clone();
-        leptos::task::spawn_local(async move {
-            let written = window().navigator().clipboard().write_text(&text);
-            let result = wasm_bindgen_futures::JsFuture::from(written).await;
-            told.set(if result.is_ok() { "Copied" } else { "Not allowed: select it below" });
-        });
-    };
     view! {
         <section class="card">
             <h2>"For a bug report"</h2>
-            <div class="row"><button type="button" data-testid="device-copy" on:click=copy>{told}</button></div>
+            <div class="row"><CopyButton label="Copy the report" text=text.clone() testid="device-copy"/></div>
             <details><summary>"The report"</summary><pre tabindex="0" data-testid="device-report">{text}</pre></details>
         </section>
     }

@@ -49,6 +49,8 @@ fn Item(chooser: Chooser, model: StoredModel) -> impl IntoView {
         sure.set(false);
         tab.send(&ToEngine::Delete { name: name.get_value() });
     };
+    let loaded =
+        move || tab.loaded.with(|loaded| loaded.as_ref().is_some_and(|model| model.name == name.get_value()));
     let checking = RwSignal::new(false);
     let verify = move |_| {
         checking.set(true);
@@ -78,7 +80,7 @@ fn Item(chooser: Chooser, model: StoredModel) -> impl IntoView {
                 {move || if sure.get() {
                     view! {
                         <button type="button" class="danger" on:click=delete data-testid="stored-delete-sure">
-                            "Really delete"
+                            {move || if loaded() { "Unload and delete" } else { "Really delete" }}
                         </button>
                         <button type="button" on:click=move |_| sure.set(false)>"Keep"</button>
                     }.into_any()

@@ -15,7 +15,7 @@ use self::catalog::Entry;
 use self::chosen::Chosen;
 use self::kept::Kept;
 use self::sources::Sources;
-use super::monitor::http::{self, Call};
+use super::http::{self, Call};
 use crate::page::App;
 use crate::page::tab::{Progress, Tab};
 use crate::protocol::{Compute, ModelInfo, ModelRef, Stage, ToEngine};

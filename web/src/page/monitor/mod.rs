@@ -4,7 +4,6 @@
 
 mod cards;
 mod figures;
-pub(crate) mod http;
 mod pipeline;
 mod source;
 mod timeline;

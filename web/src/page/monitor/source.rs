@@ -12,12 +12,12 @@ use tread_core::monitor::{Hello, Standing, StepEvent};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, Storage};
 
-use super::http::{self, Call};
 use crate::chat::sse::Events;
 use crate::monitor::board::Board;
 use crate::monitor::feed::{Feed, Stepped, retry_s};
 use crate::monitor::history::History;
 use crate::monitor::prometheus::Scrape;
+use crate::page::http::{self, Call};
 use crate::page::{App, Place};
 use crate::protocol::ToEngine;
 

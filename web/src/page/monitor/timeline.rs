@@ -23,12 +23,9 @@ pub(super) fn Steps(
     let rows = move || match last() {
         Some(step) => {
             let rows = Rows::of(&step);
-            format!(
-                "{} · {} rows · {} dispatches",
-                rows.describe(),
-                rows.prefill_rows + rows.decode_rows,
-                step.dispatches
-            )
+            let sum = (rows.prefill_rows + rows.decode_rows) as u64;
+            let dispatches = format::counted(step.dispatches as u64, "dispatch");
+            format!("{} · {} · {dispatches}", rows.describe(), format::counted(sum, "row"))
         }
         None => "No step yet".to_owned(),
     };
@@ -69,7 +66,7 @@ pub(super) fn Steps(
 fn sequences(step: &StepEvent) -> Vec<Part> {
     let part = |rows: &tread_core::monitor::SequenceRows| {
         let (kind, does) = if rows.decodes { ("decode", "decodes") } else { ("prefill", "prefill") };
-        let title = format!("request {} {does}, {} rows", rows.request, rows.rows);
+        let title = format!("request {} {does}, {}", rows.request, format::counted(rows.rows as u64, "row"));
         Part { kind, title, amount: rows.rows as f64 }
     };
     step.rows.iter().map(part).collect()

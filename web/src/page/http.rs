@@ -17,8 +17,8 @@ pub(crate) struct Call {
     pub(crate) body: Option<String>,
 }
 
-/// Asks for an address relative to the page. The error says what happened, for people.
-pub(crate) async fn fetch(address: &str, call: &Call) -> Result<Response, String> {
+/// Asks for an address relative to the page; whatever is answered is an answer. The error says what happened, for people.
+pub(crate) async fn send(address: &str, call: &Call) -> Result<Response, String> {
     let options = RequestInit::new();
     let headers = Headers::new().map_err(|error| told(&error))?;
     if let Some(key) = &call.key {
@@ -32,7 +32,12 @@ pub(crate) async fn fetch(address: &str, call: &Call) -> Result<Response, String
     options.set_headers(&headers);
     options.set_signal(call.signal.as_ref());
     let response = JsFuture::from(window().fetch_with_str_and_init(address, &options)).await;
-    let response: Response = response.map_err(|_| "the server does not answer".to_owned())?.unchecked_into();
+    Ok(response.map_err(|_| "the server does not answer".to_owned())?.unchecked_into())
+}
+
+/// As [`send`], but an answer that is a refusal is an error.
+pub(crate) async fn fetch(address: &str, call: &Call) -> Result<Response, String> {
+    let response = send(address, call).await?;
     match response.status() {
         200..=299 => Ok(response),
         401 => Err("the server asks for its key; enter it in the settings of the chat".to_owned()),
