@@ -152,8 +152,8 @@ impl Graph {
     fn join(&self, part: &Part, graph: &mut Self) -> Result<()> {
         let mut segments = std::mem::take(&mut graph.segments);
         let made = |nodes: &[Node], value: ValueId| nodes.iter().any(|n| n.output == Some(value));
-        for at in 0..segments.len() {
-            let range = segments[at].nodes.clone();
+        for segment in &mut segments {
+            let range = segment.nodes.clone();
             let (own, after) = (&graph.nodes[range.clone()], &graph.nodes[range.end..]);
             let mut inputs: Vec<_> = own.iter().flat_map(|n| &n.inputs).copied().collect();
             inputs.retain(|&v| !made(&graph.nodes, v));
@@ -166,7 +166,7 @@ impl Graph {
                 return Err(Error::Unsupported(format!("an FFN that keeps {name} from layer to layer")));
             }
             let [inputs, outputs] = [inputs, outputs].map(|values| self.edges(values));
-            (segments[at].inputs, segments[at].outputs, segments[at].kept) = (inputs, outputs, kept);
+            (segment.inputs, segment.outputs, segment.kept) = (inputs, outputs, kept);
         }
         graph.segments = segments;
         Ok(())
