@@ -136,7 +136,8 @@ fn keep(
     let (stream, log, addresses) = (stream.expect("a pipe"), Arc::clone(log), addresses.clone());
     thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            let url = line.split_once("http://").or_else(|| line.split_once("https://")).map(|(_, rest)| rest);
+            let url =
+                line.split_once("http://").or_else(|| line.split_once("https://")).map(|(_, rest)| rest);
             let address = url.and_then(|rest| rest.split([' ', '/']).next()?.parse().ok());
             log.lock().unwrap().extend([&line, "\n"]);
             if let Some(address) = address {

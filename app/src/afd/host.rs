@@ -39,7 +39,10 @@ pub struct Setup {
 
 impl std::fmt::Debug for Setup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Setup").field("terms", &self.terms).field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("Setup")
+            .field("terms", &self.terms)
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
     }
 }
 
@@ -247,7 +250,8 @@ fn serve(worker: &mut Worker, jobs: &mpsc::Receiver<Job>, shared: &Shared) -> tr
         }
         queue.extend(jobs.try_iter().filter_map(|job| understand(job, shared)));
         let group = together(&mut queue, shared.welcome.max_rows);
-        let (headers, calls): (Vec<_>, Vec<_>) = group.into_iter().map(|r| ((r.header, r.job), r.call)).unzip();
+        let (headers, calls): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|r| ((r.header, r.job), r.call)).unzip();
         match pollster::block_on(worker.compute(&calls)) {
             Ok((outputs, us)) => {
                 for (((header, job), call), outputs) in headers.into_iter().zip(&calls).zip(&outputs) {

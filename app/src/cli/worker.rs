@@ -112,7 +112,8 @@ impl FromStr for ShardOf {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('/').and_then(|(shard, of)| Some((shard.parse().ok()?, of.parse().ok()?)));
+        let parsed =
+            text.split_once('/').and_then(|(shard, of)| Some((shard.parse().ok()?, of.parse().ok()?)));
         match parsed {
             Some((shard, of)) if shard < of => Ok(Self { shard, of }),
             _ => Err("must be the number of a shard, counted from 0, and of all shards: 0/2".to_owned()),

@@ -107,7 +107,8 @@ fn check(kind: &mut dyn Kind, attention: usize, ffn: usize) {
     ] {
         let graph = shape(&plain, sharding, dtype);
         let layout = Arc::new(Layout::new(&graph, sharding, ffn).unwrap());
-        let terms = Terms { protocol: PROTOCOL, model: "tiny".to_owned(), hidden: 160, dtype, sharding, shards: ffn };
+        let terms =
+            Terms { protocol: PROTOCOL, model: "tiny".to_owned(), hidden: 160, dtype, sharding, shards: ffn };
         let setup = |shard| Setup {
             terms: terms.clone(),
             layout: Arc::clone(&layout),
@@ -124,7 +125,8 @@ fn check(kind: &mut dyn Kind, attention: usize, ffn: usize) {
         let ask = |seed: usize| {
             let members = Arc::new(Static(places.clone()));
             let mut pool =
-                Pool::start(Arc::clone(&layout), hello.clone(), members, Arc::clone(&transport), HOLD).unwrap();
+                Pool::start(Arc::clone(&layout), hello.clone(), members, Arc::clone(&transport), HOLD)
+                    .unwrap();
             let worker = |shard| {
                 let layout = Arc::clone(&layout);
                 pollster::block_on(Worker::new(layout, shard, &weights, &Cpu, ROWS, &mut |_, _| {})).unwrap()

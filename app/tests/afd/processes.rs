@@ -22,7 +22,10 @@ use crate::streams::{engine, executable, expected, run};
 /// A worker of a model's shard. Logs say who attaches.
 fn worker(name: &str, shard: &str, more: &[&str]) -> Server {
     let path = folder(name);
-    Server::ffn_worker(TREAD, &[&[path.to_str().unwrap(), "--shard", shard, "--backend", "cpu"], more].concat())
+    Server::ffn_worker(
+        TREAD,
+        &[&[path.to_str().unwrap(), "--shard", shard, "--backend", "cpu"], more].concat(),
+    )
 }
 
 fn members(workers: &[&Server]) -> Members {

@@ -30,7 +30,8 @@ fn refused(name: &str, afd: &AfdOptions, parts: &[&str]) {
 
 #[test]
 fn a_worker_that_does_not_fit_is_refused() {
-    let worker = Server::ffn_worker(TREAD, &["nano", "--shard", "0/2", "--backend", "cpu", "--max-rows", "32"]);
+    let worker =
+        Server::ffn_worker(TREAD, &["nano", "--shard", "0/2", "--backend", "cpu", "--max-rows", "32"]);
     let good = options(&worker);
     let address = worker.address().to_string();
     let tiny = folder("step3-tiny");
@@ -91,12 +92,17 @@ fn nobody_there_is_said_after_a_while() {
     let members: Members = format!("127.0.0.1:{port}").parse().unwrap();
     let afd = AfdOptions { hold: Duration::from_millis(300), ..AfdOptions::new(members) };
     refused("nano", &afd, &["no FFN worker answered", &port.to_string()]);
-    refused("nano", &AfdOptions { shards: Some(1), ..afd }, &["no FFN worker for shard 0 of 1", &port.to_string()]);
+    refused(
+        "nano",
+        &AfdOptions { shards: Some(1), ..afd },
+        &["no FFN worker for shard 0 of 1", &port.to_string()],
+    );
 }
 
 #[test]
 fn other_hosts_are_served_only_with_certificate_and_token() {
-    let output = Command::new(TREAD).args(["worker", "ffn", "nano", "--listen", "0.0.0.0:0"]).output().unwrap();
+    let output =
+        Command::new(TREAD).args(["worker", "ffn", "nano", "--listen", "0.0.0.0:0"]).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     for part in ["--tls-cert", "--token-file", "127.0.0.1"] {

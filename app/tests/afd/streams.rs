@@ -30,7 +30,8 @@ pub(crate) fn engine(model: &Arc<Model>, executable: Box<dyn Executable>) -> Eng
 /// Some streams greedily, some at random.
 fn request(model: &Model, id: u64) -> Request {
     let vocab = model.config.vocab_size() as u64;
-    let prompt = (0..3 + 5 * id).map(|at| ((at * at + 31 * id + 7 * at) % (vocab - 20) + 20) as u32).collect();
+    let prompt =
+        (0..3 + 5 * id).map(|at| ((at * at + 31 * id + 7 * at) % (vocab - 20) + 20) as u32).collect();
     let sampling = match id % 2 {
         0 => SamplingParams::greedy(),
         _ => SamplingParams { temperature: 1.0, seed: Some(id), ..SamplingParams::default() },

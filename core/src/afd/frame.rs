@@ -75,8 +75,9 @@ impl Header {
     }
 
     fn write(&self, payload: usize) -> Result<Vec<u8>> {
-        let length = u32::try_from(payload)
-            .map_err(|_| Error::Capacity(format!("{payload} bytes of activations are too many for a frame")))?;
+        let length = u32::try_from(payload).map_err(|_| {
+            Error::Capacity(format!("{payload} bytes of activations are too many for a frame"))
+        })?;
         let mut out = Vec::with_capacity(HEADER_BYTES + payload);
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
@@ -160,7 +161,13 @@ pub fn call(layout: &Layout, shard: usize, header: Header, call: &Call) -> Resul
 /// # Errors
 /// [`Error::Format`] when the payload is not of that layer and so many rows, [`Error::Capacity`] when there are more than
 /// `max_rows`, [`Error::Device`] when the shard does not hold the layer.
-pub fn read_call(layout: &Layout, shard: usize, header: &Header, payload: &[u8], max_rows: usize) -> Result<Call> {
+pub fn read_call(
+    layout: &Layout,
+    shard: usize,
+    header: &Header,
+    payload: &[u8],
+    max_rows: usize,
+) -> Result<Call> {
     let (layer, rows) = (header.layer as usize, header.rows as usize);
     if rows > max_rows {
         return Err(Error::Capacity(format!("a call of {rows} rows to a worker that takes {max_rows}")));
@@ -172,7 +179,8 @@ pub fn read_call(layout: &Layout, shard: usize, header: &Header, payload: &[u8],
     let mut parts = Parts { layout, payload, from: "a call" };
     let given = layout.edges(layer).0;
     let mut inputs = vec![vec![]; given.len()];
-    for (edge, input) in given.iter().zip(&mut inputs).filter(|(edge, _)| shard.inputs(layer).contains(edge)) {
+    for (edge, input) in given.iter().zip(&mut inputs).filter(|(edge, _)| shard.inputs(layer).contains(edge))
+    {
         *input = parts.take(*edge, rows, layout.graph().value(edge.value).width)?;
     }
     parts.end()?;
@@ -183,7 +191,13 @@ pub fn read_call(layout: &Layout, shard: usize, header: &Header, payload: &[u8],
 ///
 /// # Errors
 /// As [`call`].
-pub fn answer(layout: &Layout, shard: usize, header: Header, call: &Call, outputs: &[Vec<f32>]) -> Result<Vec<u8>> {
+pub fn answer(
+    layout: &Layout,
+    shard: usize,
+    header: Header,
+    call: &Call,
+    outputs: &[Vec<f32>],
+) -> Result<Vec<u8>> {
     let shard = &layout.shards[shard];
     let mut payload = vec![];
     for (edge, output) in shard.outputs(call.layer).iter().zip(outputs) {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
-use tread_core::afd::frame::{self, Header, Kind};
-use tread_core::afd::{Answer, Call, Layout};
 use tread_core::Error;
 use tread_core::Result as CoreResult;
+use tread_core::afd::frame::{self, Header, Kind};
+use tread_core::afd::{Answer, Call, Layout};
 
 use super::links::{LinkEvent, Links, Way};
 use super::recovery::{Action, CallKey, LinkId, Recovery, Verdict};
@@ -194,7 +194,9 @@ impl Driver {
     fn do_it(&mut self, action: Action) {
         match action {
             Action::Send { link, slot, key, epoch, incarnation } => {
-                let (Some((welcome, way)), Some((call, _))) = (self.ways.get_mut(&link), self.calls.get(&key)) else {
+                let (Some((welcome, way)), Some((call, _))) =
+                    (self.ways.get_mut(&link), self.calls.get(&key))
+                else {
                     return;
                 };
                 let header = Header { epoch, incarnation, slot: slot as u32, ..Header::of_call(call) };
@@ -205,7 +207,11 @@ impl Driver {
             }
             Action::Disconnect(link) => {
                 if let Some((welcome, _)) = self.ways.remove(&link) {
-                    tracing::info!(shard = welcome.shard, incarnation = welcome.incarnation, "an FFN worker has drained");
+                    tracing::info!(
+                        shard = welcome.shard,
+                        incarnation = welcome.incarnation,
+                        "an FFN worker has drained"
+                    );
                 }
                 self.tell();
             }

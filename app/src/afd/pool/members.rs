@@ -64,7 +64,9 @@ impl Membership for Listed {
                         new
                     })),
                     // The last list goes on to be good.
-                    Err(error) => tracing::warn!(error = format!("{error:#}"), "the list of FFN workers cannot be read"),
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "the list of FFN workers cannot be read")
+                    }
                 }
             }
         });

@@ -87,22 +87,22 @@ pub fn ask(members: &dyn Membership, transport: &dyn Transport, hold: Duration) 
 
 async fn ask_all(members: &dyn Membership, transport: &dyn Transport, hold: Duration) -> Result<Welcome> {
     let end = Instant::now() + hold;
-        let members = members.watch()?;
-        loop {
-            let places: Vec<Place> = members.borrow().clone();
-            let mut why = "no member is known".to_owned();
-            for place in &places {
-                match transport.ask(place).await {
-                    Ok(welcome) => return Ok(welcome),
-                    Err(error @ ConnectError::Refused { .. }) => return Err(error.into()),
-                    Err(error) => why = error.to_string(),
-                }
+    let members = members.watch()?;
+    loop {
+        let places: Vec<Place> = members.borrow().clone();
+        let mut why = "no member is known".to_owned();
+        for place in &places {
+            match transport.ask(place).await {
+                Ok(welcome) => return Ok(welcome),
+                Err(error @ ConnectError::Refused { .. }) => return Err(error.into()),
+                Err(error) => why = error.to_string(),
             }
-            if Instant::now() >= end {
-                bail!("no FFN worker answered in {} seconds: {why}", hold.as_secs_f64());
-            }
-            tokio::time::sleep(ASK_EVERY).await;
         }
+        if Instant::now() >= end {
+            bail!("no FFN worker answered in {} seconds: {why}", hold.as_secs_f64());
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
 }
 
 impl Pool {
@@ -202,7 +202,8 @@ impl Ffn for Pool {
 
     fn describe(&self) -> (String, u64) {
         let Pooled { count, weight_bytes, missing, .. } = self.workers.get();
-        let lacking = if missing.is_empty() { String::new() } else { format!(", none for {}", missing.join(" and ")) };
+        let lacking =
+            if missing.is_empty() { String::new() } else { format!(", none for {}", missing.join(" and ")) };
         (format!("{count} FFN workers{lacking}"), weight_bytes)
     }
 }

@@ -117,14 +117,7 @@ struct Part {
 
 impl Recovery {
     pub(crate) fn new(shards: usize, patience: Patience) -> Self {
-        Self {
-            patience,
-            shards,
-            epoch: 0,
-            links: BTreeMap::new(),
-            parts: BTreeMap::new(),
-            actions: vec![],
-        }
+        Self { patience, shards, epoch: 0, links: BTreeMap::new(), parts: BTreeMap::new(), actions: vec![] }
     }
 
     /// What is to be done since the last time.
@@ -134,11 +127,20 @@ impl Recovery {
 
     /// The shards that no worker holds now.
     pub(crate) fn missing(&self) -> Vec<usize> {
-        (0..self.shards).filter(|&shard| !self.links.values().any(|l| l.shard == shard && !l.draining)).collect()
+        (0..self.shards)
+            .filter(|&shard| !self.links.values().any(|l| l.shard == shard && !l.draining))
+            .collect()
     }
 
     /// A worker is there.
-    pub(crate) fn connected(&mut self, now: Duration, id: LinkId, shard: usize, incarnation: u64, slots: usize) {
+    pub(crate) fn connected(
+        &mut self,
+        now: Duration,
+        id: LinkId,
+        shard: usize,
+        incarnation: u64,
+        slots: usize,
+    ) {
         let slots = vec![None; slots];
         let link = Link { shard, incarnation, slots, average: None, suspect: false, draining: false };
         self.links.insert(id, link);
@@ -201,7 +203,8 @@ impl Recovery {
             part.refusal = why.to_owned();
             let refused_by = &part.refused_by;
             // As long as somebody else may answer, or still does, that is waited for.
-            let hope = |(id, l): (&LinkId, &Link)| l.shard == shard && !l.draining && !refused_by.contains(id);
+            let hope =
+                |(id, l): (&LinkId, &Link)| l.shard == shard && !l.draining && !refused_by.contains(id);
             if !self.links.iter().any(hope) && self.in_flight(flight.key, shard).next().is_none() {
                 self.fail(flight.key, format!("{} refuses a call: {why}", self.name(shard)));
             }
@@ -229,7 +232,10 @@ impl Recovery {
                 why => format!(" ({why})"),
             };
             let name = self.name(shard);
-            self.fail(key, format!("no FFN worker answered for {name} in {} seconds{refusal}", hold.as_secs_f64()));
+            self.fail(
+                key,
+                format!("no FFN worker answered for {name} in {} seconds{refusal}", hold.as_secs_f64()),
+            );
         }
         self.dispatch(now);
     }

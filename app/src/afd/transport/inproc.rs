@@ -50,7 +50,11 @@ impl Transport for Inproc {
         let (peer, replies) = host.attach(hello.slots.min(welcome.slots));
         let (frames, posted) = unbounded_channel();
         tokio::spawn(forward(peer, posted));
-        Ok(Connection { welcome, sender: Box::new(Sender { frames }), receiver: Box::new(Receiver { replies }) })
+        Ok(Connection {
+            welcome,
+            sender: Box::new(Sender { frames }),
+            receiver: Box::new(Receiver { replies }),
+        })
     }
 }
 

@@ -53,7 +53,9 @@ fn layouts() -> &'static [Layout] {
 fn value(layout: &Layout, edge: Edge, rows: usize, seed: u64) -> Vec<f32> {
     let width = layout.graph().value(edge.value).width;
     let x: Vec<f32> = (0..rows * width)
-        .map(|at| ((at as u64).wrapping_mul(2_654_435_761).wrapping_add(seed * 97) % 2001) as f32 / 500.0 - 2.0)
+        .map(|at| {
+            ((at as u64).wrapping_mul(2_654_435_761).wrapping_add(seed * 97) % 2001) as f32 / 500.0 - 2.0
+        })
         .collect();
     let mut out = vec![0.0; x.len()];
     activations::round(edge.dtype, &x, width, &mut out);
@@ -66,7 +68,9 @@ fn a_call(layout: &Layout, layer: usize, rows: usize, seed: u64) -> Call {
         if width != 2 * TOP_K {
             return value(layout, *edge, rows, seed);
         }
-        let ids = |row: usize| (0..TOP_K).map(move |c| f32::from_bits((seed as u32 + (row + 2 * c) as u32) % EXPERTS));
+        let ids = |row: usize| {
+            (0..TOP_K).map(move |c| f32::from_bits((seed as u32 + (row + 2 * c) as u32) % EXPERTS))
+        };
         (0..rows).flat_map(|row| ids(row).chain([0.5; TOP_K])).collect()
     };
     let inputs = layout.edges(layer).0.iter().map(input).collect();

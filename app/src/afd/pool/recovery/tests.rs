@@ -18,7 +18,9 @@ fn key(step: u64, layer: u32, micro_batch: u32) -> CallKey {
 
 /// What a worker answers to an action.
 fn reply(action: &Action) -> (LinkId, Header) {
-    let Action::Send { link, slot, key, epoch, incarnation } = action else { panic!("{action:?} is no call") };
+    let Action::Send { link, slot, key, epoch, incarnation } = action else {
+        panic!("{action:?} is no call")
+    };
     let header = Header {
         epoch: *epoch,
         step: key.step,
@@ -34,7 +36,10 @@ fn reply(action: &Action) -> (LinkId, Header) {
 #[track_caller]
 fn asked(pool: &mut Recovery, link: u64) -> Action {
     let mut actions = pool.actions();
-    assert!(matches!(actions[..], [Action::Send { link: LinkId(found), .. }] if found == link), "{actions:?}");
+    assert!(
+        matches!(actions[..], [Action::Send { link: LinkId(found), .. }] if found == link),
+        "{actions:?}"
+    );
     actions.remove(0)
 }
 

@@ -175,7 +175,8 @@ impl Ffn for Service {
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let number = |key| {
-            let value = request.metadata().get(key).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+            let value =
+                request.metadata().get(key).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
             value.ok_or_else(|| Status::invalid_argument(format!("metadata without `{key}`")))
         };
         // Between Hello and now it may have been started anew.
