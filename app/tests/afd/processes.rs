@@ -5,7 +5,12 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use tread::afd::{AfdOptions, Members};
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tread::afd::transport::{Grpc, GrpcOptions};
+use tread::afd::{AfdOptions, Members, Place};
 use tread_core::afd::Sharding;
 use tread_core::graph::EdgeDType;
 use tread_tests::server::{Server, signal};
@@ -143,6 +148,22 @@ fn a_worker_that_drains_finishes_and_ends() {
         }
     });
     assert_eq!(found.unwrap(), expected);
+}
+
+/// What looks after workers asks whether they serve, and may ask for the end.
+#[test]
+fn a_worker_can_be_asked_over_grpc_how_it_is_and_to_drain() {
+    let mut worker = worker("nano", "0/1", &[]);
+    let address = worker.address().to_string();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let mut health = HealthClient::new(channel);
+        let reply = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+        assert_eq!(reply.status(), ServingStatus::Serving);
+        Grpc::new(GrpcOptions::default()).drain(&Place::Address(address)).await.unwrap();
+    });
+    assert!(worker.wait().success(), "{}", worker.log());
 }
 
 #[test]

@@ -21,6 +21,8 @@ struct State {
     begun: usize,
     /// The device fails until it is opened anew.
     lost: bool,
+    /// Something that the next step needs is not there.
+    lacking: bool,
     /// Every device fails.
     broken: bool,
     /// Attempts to open it that fail.
@@ -30,7 +32,7 @@ struct State {
 impl Gate {
     /// A device that makes no step yet.
     pub(super) fn closed() -> Self {
-        let state = State { steps: 0, begun: 0, lost: false, broken: false, refusals: 0 };
+        let state = State { steps: 0, begun: 0, lost: false, lacking: false, broken: false, refusals: 0 };
         Self(Arc::new((Mutex::new(state), Condvar::new())))
     }
 
@@ -70,6 +72,11 @@ impl Gate {
         });
     }
 
+    /// Lets the step that waits fail, as when no worker of a pool answers.
+    pub(super) fn lack(&self) {
+        self.change(|state| state.lacking = true);
+    }
+
     /// Loses the device, and every one that is opened instead.
     pub(super) fn break_for_good(&self) {
         self.change(|state| state.broken = true);
@@ -91,7 +98,11 @@ impl Gate {
         let mut state = self.0.0.lock().unwrap();
         state.begun += 1;
         self.0.1.notify_all();
-        state = self.0.1.wait_while(state, |state| state.steps == 0 && !state.lost && !state.broken).unwrap();
+        let waits = |state: &mut State| state.steps == 0 && !state.lost && !state.lacking && !state.broken;
+        state = self.0.1.wait_while(state, waits).unwrap();
+        if std::mem::take(&mut state.lacking) {
+            return Err(Error::Unavailable("no FFN worker answered".into()));
+        }
         if state.lost || state.broken {
             return Err(Error::Device("pulled out".into()));
         }

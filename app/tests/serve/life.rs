@@ -88,6 +88,27 @@ fn requests_outlive_their_device() {
     server.wait().unwrap();
 }
 
+/// As when all workers of a pool are gone for long: whoever waits is sent away, and the server is there for the next.
+#[test]
+fn who_needs_what_is_not_there_is_told_to_come_again() {
+    let gate = Gate::closed();
+    let server = start(gate.device(), |_| ());
+    let client = Client::new(server.address());
+    let first = ask(&client);
+    gate.wait_for_steps(1);
+    gate.lack();
+    let refused = first.join().unwrap();
+    let error = refused.error(503);
+    assert_eq!(error["code"], "unavailable");
+    assert!(error["message"].as_str().unwrap().contains("no FFN worker answered"), "{error}");
+    assert_eq!(refused.headers["retry-after"], "5");
+    gate.open();
+    assert_eq!(content(&ask(&client).join().unwrap()), ANSWER);
+    assert_eq!(client.metric("tread_device_lost_total"), 0.0);
+    server.stop();
+    server.wait().unwrap();
+}
+
 #[test]
 fn a_device_that_stays_lost_ends_the_server() {
     let gate = Gate::closed();

@@ -13,7 +13,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::proto::ffn_client::FfnClient;
-use super::proto::{Frame, HelloRequest};
+use super::proto::{DrainRequest, Frame, HelloRequest};
 use super::{INCARNATION, KEEPALIVE, KEEPALIVE_TIMEOUT, SLOTS, WINDOW};
 use crate::afd::hello::{Hello, PROTOCOL, Welcome};
 use crate::afd::place::Place;
@@ -83,6 +83,16 @@ impl Grpc {
         };
         let client = FfnClient::with_interceptor(channel, Token(token));
         Ok(client.max_decoding_message_size(MOST_FRAME))
+    }
+
+    /// Has a worker take no new calls, and end when it has answered those it has.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn drain(&self, place: &Place) -> Result<(), ConnectError> {
+        let mut client = self.client(place).await?;
+        client.drain(DrainRequest {}).await.map_err(|status| explain(place, &status))?;
+        Ok(())
     }
 }
 
