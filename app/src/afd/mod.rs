@@ -109,7 +109,7 @@ impl fmt::Display for Members {
             Self::Places(places) => {
                 f.write_str(&places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
-            Self::File(path) => write!(f, "the workers in {}", path.display()),
+            Self::File(path) => write!(f, "workers listed in {}", path.display()),
         }
     }
 }

@@ -53,7 +53,7 @@ impl Workers {
     /// When one of them ends before that: its own message is on standard error.
     pub(crate) fn start(arguments: Vec<Vec<String>>) -> Result<Self> {
         let binary = std::env::current_exe().context("finding this program")?;
-        let list = std::env::temp_dir().join(format!("tread-ffn-{}", uuid::Uuid::new_v4()));
+        let list = std::env::temp_dir().join(format!("tread-ffn-workers-{}", std::process::id()));
         let count = arguments.len();
         let inputs = std::iter::repeat_with(|| None).take(count).collect();
         let state = State { addresses: vec![None; count], inputs, list: list.clone(), stop: false };
@@ -131,6 +131,7 @@ fn listen(state: &Mutex<State>, binary: &Path, index: usize, arguments: &[String
         let status = child.wait().context("waiting for an FFN worker")?;
         bail!("FFN worker {index} has ended before it listened ({status}); its own message stands above");
     };
+    tracing::info!(worker = index, pid = child.id(), address, "an FFN worker listens");
     let mut state = lock(state);
     state.addresses[index] = Some(address.to_owned());
     if state.stop {

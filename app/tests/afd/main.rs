@@ -6,4 +6,6 @@ mod models;
 #[cfg(unix)]
 mod processes;
 mod refusals;
+#[cfg(target_os = "linux")]
+mod serve;
 mod streams;

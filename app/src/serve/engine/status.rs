@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tread_core::backend::Backend;
+use tread_core::graph::Side;
 use tread_core::monitor::Pool;
 
 /// Where an engine stands, or all of them.
@@ -104,7 +105,12 @@ fn together(each: &[Status]) -> Status {
     if let [first, others @ ..] = running.as_slice() {
         let pools = first.pools.iter().enumerate().map(|(at, pool)| {
             let devices = running.iter().filter_map(|r| r.pools.get(at)).map(|pool| pool.device.as_str());
-            Pool { device: names(&devices.collect::<Vec<_>>()), ..pool.clone() }
+            // Engines share the workers of one FFN pool, but not their own devices.
+            let device = match pool.sides.as_slice() {
+                [Side::Ffn] => pool.device.clone(),
+                _ => names(&devices.collect::<Vec<_>>()),
+            };
+            Pool { device, ..pool.clone() }
         });
         // Engines that are cut in other ways are not to be shown in one picture.
         let alike = others.iter().all(|other| other.pools.len() == first.pools.len());
