@@ -16,7 +16,7 @@ use tread::afd::{Place, shape};
 use tread_core::afd::{Answer, Call, Ffn as _, Layout, LocalFfn, Sharding, Worker, activations};
 use tread_core::config::{ModelConfig, Step3Config};
 use tread_core::cpu::Cpu;
-use tread_core::graph::{EdgeDType, Graph};
+use tread_core::graph::{Edge, EdgeDType, Graph};
 use tread_core::models;
 use tread_core::tensor::{DType, Tensor};
 use tread_tests::ops::inv_freq;
@@ -63,30 +63,34 @@ fn step3() -> (Graph, Vec<Tensor>) {
     (graph, weights)
 }
 
-/// Calls of all layers: no rows, one, uneven ones, as many as may be.
+/// Calls of all micro-batches: no rows, one, uneven ones, as many as may be.
 fn calls(layout: &Layout, rng: &mut Rng, layer: usize) -> Vec<Call> {
-    let call = |micro_batch: usize| {
+    let mut calls = vec![];
+    for micro_batch in 0..MICRO_BATCHES {
         let rows = [0, 1, 4, ROWS, 7, ROWS][(micro_batch + layer) % MICRO_BATCHES];
-        let inputs = layout.edges(layer).0.iter().map(|edge| {
-            let width = layout.graph().value(edge.value).width;
-            if width == 2 * TOP_K {
-                let mut row = |_| {
-                    let first = rng.random_range(0..EXPERTS);
-                    let ids = (0..TOP_K as u32).map(move |c| f32::from_bits((first + 2 * c) % EXPERTS));
-                    ids.chain([0.5, 0.3, 0.2]).collect::<Vec<_>>()
-                };
-                return (0..rows).flat_map(|at| row(at)).collect();
-            }
-            let x: Vec<f32> = (0..rows * width).map(|_| rng.random_range(-2.0..2.0)).collect();
-            let mut rounded = vec![0.0; x.len()];
-            activations::round(edge.dtype, &x, width, &mut rounded);
-            rounded
-        });
-        let inputs = inputs.collect();
-        Call { step: 1 + layer as u64, micro_batch, layer, rows, inputs }
-    };
-    let mut call = call;
-    (0..MICRO_BATCHES).map(|micro_batch| call(micro_batch)).collect()
+        let edges = layout.edges(layer).0.iter();
+        let inputs = edges.map(|edge| input(layout, rng, *edge, rows)).collect();
+        calls.push(Call { step: 1 + layer as u64, micro_batch, layer, rows, inputs });
+    }
+    calls
+}
+
+/// Activations that cross their edge unchanged, or what a router chose.
+fn input(layout: &Layout, rng: &mut Rng, edge: Edge, rows: usize) -> Vec<f32> {
+    let width = layout.graph().value(edge.value).width;
+    if width == 2 * TOP_K {
+        let mut input = vec![];
+        for _ in 0..rows {
+            let first = rng.random_range(0..EXPERTS);
+            input.extend((0..TOP_K as u32).map(|choice| f32::from_bits((first + 2 * choice) % EXPERTS)));
+            input.extend([0.5, 0.3, 0.2]);
+        }
+        return input;
+    }
+    let x: Vec<f32> = (0..rows * width).map(|_| rng.random_range(-2.0..2.0)).collect();
+    let mut rounded = vec![0.0; x.len()];
+    activations::round(edge.dtype, &x, width, &mut rounded);
+    rounded
 }
 
 fn answers(ffn: &mut dyn tread_core::afd::Ffn, calls: &[Call]) -> BTreeMap<usize, Answer> {

@@ -110,10 +110,10 @@ impl Transport for Ways {
     }
 }
 
-fn unreachable(place: &Place, why: impl ToString) -> ConnectError {
-    ConnectError::Unreachable { place: place.to_string(), why: why.to_string() }
+fn unreachable(place: &Place, why: impl Into<String>) -> ConnectError {
+    ConnectError::Unreachable { place: place.to_string(), why: why.into() }
 }
 
-fn refused(place: &Place, why: impl ToString) -> ConnectError {
-    ConnectError::Refused { place: place.to_string(), why: why.to_string() }
+fn refused(place: &Place, why: impl Into<String>) -> ConnectError {
+    ConnectError::Refused { place: place.to_string(), why: why.into() }
 }

@@ -64,7 +64,7 @@ impl Grpc {
         }
         let scheme = if ca.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
-            .map_err(|error| refused(place, error))?
+            .map_err(|error| refused(place, error.to_string()))?
             .connect_timeout(MEET)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
