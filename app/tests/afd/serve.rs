@@ -11,7 +11,14 @@ use crate::refusals::TREAD;
 /// Sixteen answers asked for at the same time, greedy and drawn.
 fn ask(server: &Server) -> Vec<Value> {
     let url = server.url("/v1/chat/completions");
-    let asked: Vec<_> = (0..16).map(|at| thread::spawn({ let url = url.clone(); move || answer(&url, at) })).collect();
+    let asked: Vec<_> = (0..16)
+        .map(|at| {
+            thread::spawn({
+                let url = url.clone();
+                move || answer(&url, at)
+            })
+        })
+        .collect();
     asked.into_iter().map(|answer| answer.join().unwrap()).collect()
 }
 
@@ -69,7 +76,10 @@ fn killed_workers_are_started_again_and_nobody_notices() {
         found.join().unwrap()
     });
     assert_eq!(found, expected);
-    assert_eq!(workers(&server).len(), 4, "each was started again");
+    // What it logged may be on its way.
+    while workers(&server).len() < 4 {
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Gate {
     }
 
     /// Steps that were begun.
-    pub(super) fn steps(&self) -> usize {
+    pub(super) fn begun(&self) -> usize {
         self.0.0.lock().unwrap().begun
     }
 

@@ -139,8 +139,8 @@ fn requests_outlive_their_engine() {
         let client = Client::new(server.address());
         let asking = client.clone();
         let asked = std::thread::spawn(move || asking.chat(QUESTION, fields()));
-        client.until("an engine has it", |_| gates.iter().any(|gate| gate.steps() > 0));
-        let [has, other] = if gates[0].steps() > 0 { [0, 1] } else { [1, 0] };
+        client.until("an engine has it", |_| gates.iter().any(|gate| gate.begun() > 0));
+        let [has, other] = if gates[0].begun() > 0 { [0, 1] } else { [1, 0] };
         gates[has].let_steps(steps);
         gates[has].wait_for_steps(steps + 1);
         gates[has].break_for_good();
