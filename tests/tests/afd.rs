@@ -128,7 +128,7 @@ fn assert_same(found: &[Vec<f32>], expected: &[Vec<f32>], label: &str) {
     }
 }
 
-fn check(backend_name: &str, backend: &dyn Backend, name: &str, model: (Graph, Vec<Tensor>)) {
+fn check(backend_name: &str, backend: &dyn Backend, name: &str, model: &(Graph, Vec<Tensor>)) {
     let shapes: &[(Sharding, usize)] = match name {
         "step3" => &[
             (Sharding::Layers, 1),
@@ -183,15 +183,15 @@ fn check(backend_name: &str, backend: &dyn Backend, name: &str, model: (Graph, V
 
 #[test]
 fn a_cut_graph_equals_a_whole_one_on_the_cpu() {
-    check("cpu", &Cpu::new(), "step3", step3());
-    check("cpu", &Cpu::new(), "llama", llama());
+    check("cpu", &Cpu::new(), "step3", &step3());
+    check("cpu", &Cpu::new(), "llama", &llama());
 }
 
 #[test]
 fn a_cut_graph_equals_a_whole_one_on_gpus() {
     for (backend_name, backend) in candidates() {
-        check(backend_name, &*backend, "step3", step3());
-        check(backend_name, &*backend, "llama", llama());
+        check(backend_name, &*backend, "step3", &step3());
+        check(backend_name, &*backend, "llama", &llama());
     }
 }
 
