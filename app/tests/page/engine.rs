@@ -110,7 +110,7 @@ fn a_model_that_is_unloaded_leaves_nothing() {
     files.answer("/worker.js", "text/javascript", &[include_str!("worker.js").to_owned()], false);
     let worker = Worker::start(&files.url(""));
     // A software adapter compiles for half a minute at each load.
-    for (compute, rounds) in [("gpu", 2), ("cpu", 10)] {
+    for (compute, rounds) in [("gpu", 3), ("cpu", 10)] {
         let held: Vec<_> = (0..rounds)
             .map(|round| {
                 worker.load_nano(compute);
@@ -123,8 +123,8 @@ fn a_model_that_is_unloaded_leaves_nothing() {
                 held["bytes"].as_u64().expect("a number")
             })
             .collect();
-        // A memory never shrinks: the later ones use that of the first again.
-        assert_eq!(held.last(), held.first(), "{compute}: {held:?}");
+        // A memory never shrinks. The first loads find what it takes; the later ones use that again.
+        assert_eq!(held.last(), held.get(held.len() / 2), "{compute}: {held:?}");
     }
 }
 
