@@ -8,7 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+use tread_shaders::Selector;
+
+use super::Members;
+use crate::cli::{AfdArgs, BackendChoice};
 
 /// Pause before a worker that has ended is started again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -51,7 +56,7 @@ impl Workers {
     ///
     /// # Errors
     /// When one of them ends before that: its own message is on standard error.
-    pub(crate) fn start(arguments: Vec<Vec<String>>) -> Result<Self> {
+    fn start(arguments: Vec<Vec<String>>) -> Result<Self> {
         let binary = std::env::current_exe().context("finding this program")?;
         let list = std::env::temp_dir().join(format!("tread-ffn-workers-{}", std::process::id()));
         let count = arguments.len();
@@ -70,9 +75,37 @@ impl Workers {
         Ok(workers)
     }
 
-    /// The file that names the addresses of those that listen.
-    pub(crate) fn list(&self) -> &Path {
-        &self.list
+    /// Starts so many workers of a model's shards (as many, unless told otherwise) for calls of so many rows.
+    ///
+    /// # Errors
+    /// As [`Workers::start`]; when there would be shards without a worker.
+    pub(crate) fn of_model(
+        model: Option<&str>,
+        (backend, adapter): (BackendChoice, Option<&Selector>),
+        afd: &AfdArgs,
+        (count, max_rows): (usize, usize),
+    ) -> Result<Self> {
+        let shards = afd.shards.map_or(count, |shards| shards as usize);
+        ensure!(shards <= count, "--shards {shards} is more than the {count} FFN workers");
+        let common = [
+            ("--sharding", name(afd.sharding)),
+            ("--afd-dtype", name(afd.afd_dtype)),
+            ("--backend", name(backend)),
+            ("--max-rows", max_rows.to_string()),
+        ];
+        let worker = |index: usize| {
+            let mut arguments: Vec<String> = model.iter().map(|&model| model.to_owned()).collect();
+            arguments.extend(["--shard".to_owned(), format!("{}/{shards}", index % shards)]);
+            arguments.extend(common.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]));
+            arguments.extend(adapter.iter().flat_map(|a| ["--adapter".to_owned(), a.to_string()]));
+            arguments
+        };
+        Self::start((0..count).map(worker).collect())
+    }
+
+    /// Those that listen, now and later.
+    pub(crate) fn members(&self) -> Members {
+        Members::File(self.list.clone())
     }
 }
 
@@ -89,6 +122,11 @@ impl Drop for Workers {
         // In a folder that is swept anyway.
         let _ = fs::remove_file(&self.list);
     }
+}
+
+/// A choice as the command line has it.
+fn name(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// Waits for a worker's end, again and again.

@@ -1,5 +1,6 @@
 //! `tread bench`: load time, prefill and decode on every back end; with `--serve`, a server under load.
 
+mod afd;
 mod client;
 mod report;
 mod serve;
@@ -39,6 +40,9 @@ struct Figures {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if args.afd {
+        return afd::run(args);
+    }
     if args.load.serve {
         return serve::run(args);
     }

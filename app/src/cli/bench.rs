@@ -1,11 +1,12 @@
 //! Arguments of `tread bench`.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use tread_shaders::Selector;
 
-use super::{BackendChoice, KvChoice, MODEL_HELP};
+use super::{AfdArgs, BackendChoice, KvChoice, MODEL_HELP};
 
 #[derive(Args, Debug)]
 #[command(after_help = MODEL_HELP)]
@@ -33,6 +34,15 @@ pub(crate) struct BenchArgs {
     /// Print one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Take attention and FFN apart: occupancy of every stage, bytes that cross, and what pipelining gives. With one FFN
+    /// worker, a process of its own, unless --ffn says where they are.
+    #[arg(long, conflicts_with = "serve")]
+    pub(crate) afd: bool,
+    /// Write the last measured step as a trace for Chrome, Perfetto, or `tread simulate --trace`.
+    #[arg(long, requires = "afd", value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) apart: AfdArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }

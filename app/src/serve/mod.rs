@@ -32,16 +32,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use axum::Extension;
-use clap::ValueEnum as _;
-use clap::builder::PossibleValue;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tread_core::model::Model;
 
-use crate::afd::Members;
 use crate::afd::spawn::Workers;
 use crate::cli::{PoolSizes, ServeArgs};
 use crate::signals::Signals;
@@ -99,25 +96,10 @@ fn engines(model: &Arc<Model>, args: &ServeArgs) -> Vec<OpenDevice> {
 
 /// Starts the FFN workers of `--afd`, and has attention find them.
 fn local_workers(args: &mut ServeArgs, sizes: PoolSizes) -> Result<Workers> {
-    let afd = &args.device.afd;
-    let shards = afd.shards.map_or(sizes.ffn, |shards| shards as usize);
-    ensure!(shards <= sizes.ffn, "--shards {shards} is more than the {} FFN workers of --afd", sizes.ffn);
-    let value = |choice: Option<PossibleValue>| choice.map_or_else(String::new, |v| v.get_name().to_owned());
-    let common = [
-        ("--sharding", value(afd.sharding.to_possible_value())),
-        ("--afd-dtype", value(afd.afd_dtype.to_possible_value())),
-        ("--backend", value(args.device.backend.to_possible_value())),
-        ("--max-rows", args.step_tokens.to_string()),
-    ];
-    let worker = |index: usize| {
-        let mut arguments: Vec<String> = args.model.iter().cloned().collect();
-        arguments.extend(["--shard".to_owned(), format!("{}/{shards}", index % shards)]);
-        arguments.extend(common.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]));
-        arguments.extend(args.device.adapter.iter().flat_map(|a| ["--adapter".to_owned(), a.to_string()]));
-        arguments
-    };
-    let workers = Workers::start((0..sizes.ffn).map(worker).collect())?;
-    args.device.afd.ffn = Some(Members::File(workers.list().to_owned()));
+    let device = (args.device.backend, args.device.adapter.as_ref());
+    let sizes = (sizes.ffn, args.step_tokens as usize);
+    let workers = Workers::of_model(args.model.as_deref(), device, &args.device.afd, sizes)?;
+    args.device.afd.ffn = Some(workers.members());
     Ok(workers)
 }
 
