@@ -88,9 +88,9 @@ impl Workers {
         let shards = afd.shards.map_or(count, |shards| shards as usize);
         ensure!(shards <= count, "--shards {shards} is more than the {count} FFN workers");
         let common = [
-            ("--sharding", name(afd.sharding)),
-            ("--afd-dtype", name(afd.afd_dtype)),
-            ("--backend", name(backend)),
+            ("--sharding", name(&afd.sharding)),
+            ("--afd-dtype", name(&afd.afd_dtype)),
+            ("--backend", name(&backend)),
             ("--max-rows", max_rows.to_string()),
         ];
         let worker = |index: usize| {
@@ -125,7 +125,7 @@ impl Drop for Workers {
 }
 
 /// A choice as the command line has it.
-fn name(choice: impl ValueEnum) -> String {
+fn name(choice: &impl ValueEnum) -> String {
     choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 

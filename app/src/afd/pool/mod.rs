@@ -1,6 +1,6 @@
 //! The FFN pool over a network: calls survive the workers that they were sent to.
 //!
-//! [`recovery`] decides, [`driver`] does, on a thread of its own; the pipeline talks to it by channels.
+//! `recovery` decides, `driver` does, on a thread of its own; the pipeline talks to it by channels.
 
 mod driver;
 mod links;
