@@ -87,8 +87,11 @@ pub struct SequenceRows {
     pub decodes: bool,
 }
 
-/// One op, or several that run as one kernel; where attention and FFN are disaggregated, what a micro-batch goes through in
-/// a layer: `attention`, `a2f` (the way there), `ffn`, `f2a` (the way back).
+/// What a micro-batch goes through in a layer where attention and FFN are disaggregated: attention's segment, the way to the
+/// FFN, the FFN, the way back.
+pub const STAGES: [&str; 4] = ["attention", "a2f", "ffn", "f2a"];
+
+/// One op, or several that run as one kernel; where attention and FFN are disaggregated, one of the [`STAGES`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpTime {
     /// What ran: `linear`, `attention`, ...

@@ -4,6 +4,7 @@ pub mod backends;
 pub mod browser;
 pub mod files;
 pub mod fuzz;
+pub mod models;
 pub mod ops;
 pub mod random;
 pub mod server;

@@ -4,18 +4,16 @@
 use std::sync::Arc;
 
 use rand::RngExt as _;
-use tread_core::afd::{Layout, LocalFfn, Pipeline, Sharding, StageName, Worker};
-use tread_core::backend::{Backend, Batch, CompileOptions, KvDType};
-use tread_core::config::{LlamaConfig, ModelConfig, Step3Config};
+use tread_core::afd::{Layout, LocalFfn, Pipeline, Sharding, Worker};
+use tread_core::backend::{Backend, Batch, CompileOptions, Executable as _, KvDType};
 use tread_core::cpu::Cpu;
-use tread_core::graph::{EdgeDType, Graph, Part, RopeStyle};
-use tread_core::models;
-use tread_core::tensor::{DType, Tensor};
+use tread_core::graph::{EdgeDType, Graph, Part};
+use tread_core::monitor::STAGES;
+use tread_core::tensor::Tensor;
 use tread_tests::backends::{Sequence, candidates, compile, relative_l2, step};
-use tread_tests::ops::inv_freq;
-use tread_tests::random::{random_weights, rng};
+use tread_tests::models::{self, VOCAB};
+use tread_tests::random::rng;
 
-const VOCAB: usize = 97;
 const BLOCKS: usize = 64;
 const ROWS: usize = 64;
 
@@ -32,53 +30,11 @@ fn options(lanes: usize) -> CompileOptions {
 
 /// A Step-3 with dense layers at both ends, as the real one has.
 fn step3() -> (Graph, Vec<Tensor>) {
-    let config = Step3Config {
-        hidden_size: 160,
-        intermediate_size: 208,
-        num_layers: 5,
-        num_heads: 6,
-        num_kv_heads: 1,
-        head_dim: 32,
-        query_rank: 48,
-        vocab_size: VOCAB,
-        context_length: 512,
-        rms_norm_eps: 1e-5,
-        inv_freq: inv_freq(32),
-        moe_layers: vec![false, true, true, true, false],
-        num_experts: 7,
-        top_k: 3,
-        moe_intermediate_size: 72,
-        shared_expert_size: 80,
-        norm_expert_weight: true,
-        tie_word_embeddings: false,
-    };
-    let graph = models::graph(&ModelConfig::Step3(config));
-    let weights = random_weights(&mut rng(1), &graph, |name| match name {
-        _ if name.contains("moe.") && !name.contains("moe.gate.") => DType::F8E4M3,
-        _ if name.contains("embed") => DType::F32,
-        _ => DType::BF16,
-    });
-    (graph, weights)
+    models::step3(&[false, true, true, true, false])
 }
 
 fn llama() -> (Graph, Vec<Tensor>) {
-    let config = LlamaConfig {
-        hidden_size: 256,
-        intermediate_size: 512,
-        num_layers: 3,
-        num_heads: 4,
-        num_kv_heads: 2,
-        head_dim: 64,
-        vocab_size: VOCAB,
-        context_length: 512,
-        rms_norm_eps: 1e-5,
-        inv_freq: inv_freq(64),
-        rope_style: RopeStyle::Interleaved,
-        tie_word_embeddings: true,
-    };
-    let graph = models::graph(&ModelConfig::Llama(config));
-    let weights = random_weights(&mut rng(2), &graph, |_| DType::Q4K);
-    (graph, weights)
+    models::llama(3)
 }
 
 /// The graph over a pool of `workers`, all on one device.
@@ -198,25 +154,31 @@ fn a_cut_graph_equals_a_whole_one_on_gpus() {
 /// While a micro-batch is with the FFNs, attention computes another one.
 #[test]
 fn micro_batches_overlap() {
+    let [attention, a2f, ffn, f2a] = STAGES;
     let model = step3();
     let batch = &batches()[2];
     for lanes in [1, 3] {
         let mut pipeline = pipeline(&Cpu::new(), &model, Sharding::Layers, 2, lanes);
+        pipeline.profile_next();
         step(&mut pipeline, batch);
-        let trace = pipeline.trace();
+        let trace = pipeline.take_profile();
         assert_eq!(trace.len(), lanes * (6 + 5 * 3));
-        let of = |name: StageName, layer: usize, micro_batch: usize| {
-            let stage = trace.iter().find(|s| (s.name, s.layer, s.micro_batch) == (name, layer, micro_batch));
-            stage.unwrap_or_else(|| panic!("no {name:?} of layer {layer} for micro-batch {micro_batch}"))
+        let of = |name: &str, layer: usize, micro_batch: usize| {
+            // Behind the last layer there is none.
+            let layer = (layer < 5).then_some(layer);
+            let stage = trace
+                .iter()
+                .find(|s| (s.name.as_str(), s.layer, s.micro_batch) == (name, layer, micro_batch));
+            stage.unwrap_or_else(|| panic!("no {name} of layer {layer:?} for micro-batch {micro_batch}"))
         };
         for layer in 0..5 {
             for lane in 0..lanes {
                 let chain = [
-                    of(StageName::Attention, layer, lane),
-                    of(StageName::A2f, layer, lane),
-                    of(StageName::Ffn, layer, lane),
-                    of(StageName::F2a, layer, lane),
-                    of(StageName::Attention, layer + 1, lane),
+                    of(attention, layer, lane),
+                    of(a2f, layer, lane),
+                    of(ffn, layer, lane),
+                    of(f2a, layer, lane),
+                    of(attention, layer + 1, lane),
                 ];
                 for pair in chain.windows(2) {
                     assert!(pair[0].start_us + pair[0].us <= pair[1].start_us + 1e-3, "{pair:?}");
@@ -224,10 +186,7 @@ fn micro_batches_overlap() {
                 // All others are posted before this one's answer is taken.
                 let back = chain[3].start_us + chain[3].us;
                 for other in lane + 1..lanes {
-                    assert!(
-                        of(StageName::A2f, layer, other).start_us <= back,
-                        "layer {layer}: {other} after {lane}"
-                    );
+                    assert!(of(a2f, layer, other).start_us <= back, "layer {layer}: {other} after {lane}");
                 }
             }
         }

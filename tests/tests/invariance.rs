@@ -3,77 +3,26 @@
 use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use tread_core::backend::{Backend, Batch, CompileOptions, Executable, KvDType};
-use tread_core::config::{LlamaConfig, ModelConfig, Step3Config};
 use tread_core::cpu::Cpu;
-use tread_core::graph::{Graph, RopeStyle, Side};
-use tread_core::models;
+use tread_core::graph::{Graph, Side};
 use tread_core::monitor::OpTime;
-use tread_core::tensor::{DType, Tensor};
+use tread_core::tensor::Tensor;
 use tread_tests::backends::{Sequence, candidates, compile, relative_l2, step};
-use tread_tests::random::{random_weights, rng};
+use tread_tests::models::{self, VOCAB};
+use tread_tests::random::rng;
 
-const VOCAB: usize = 97;
 const BLOCKS: usize = 64;
 
 fn options(kv_dtype: KvDType) -> CompileOptions {
     CompileOptions { kv_dtype, kv_blocks: BLOCKS, max_rows: 128, max_outputs: 128, max_table: 128, lanes: 1 }
 }
 
-fn inv_freq(head_dim: usize) -> Vec<f32> {
-    (0..head_dim / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect()
-}
-
 fn step3() -> (Graph, Vec<Tensor>) {
-    let config = Step3Config {
-        hidden_size: 160,
-        intermediate_size: 208,
-        num_layers: 3,
-        num_heads: 6,
-        num_kv_heads: 1,
-        head_dim: 32,
-        query_rank: 48,
-        vocab_size: VOCAB,
-        context_length: 512,
-        rms_norm_eps: 1e-5,
-        inv_freq: inv_freq(32),
-        moe_layers: vec![false, true, true],
-        num_experts: 7,
-        top_k: 3,
-        moe_intermediate_size: 72,
-        shared_expert_size: 80,
-        norm_expert_weight: true,
-        tie_word_embeddings: false,
-    };
-    let graph = models::graph(&ModelConfig::Step3(config));
-    let weights = random_weights(&mut rng(1), &graph, |name| match name {
-        _ if name.contains("moe.") && !name.contains("moe.gate.") => DType::F8E4M3,
-        _ if name.contains("embed") => DType::F32,
-        _ => DType::BF16,
-    });
-    (graph, weights)
+    models::step3(&[false, true, true])
 }
 
 fn llama() -> (Graph, Vec<Tensor>) {
-    let config = LlamaConfig {
-        hidden_size: 256,
-        intermediate_size: 512,
-        num_layers: 2,
-        num_heads: 4,
-        num_kv_heads: 2,
-        head_dim: 64,
-        vocab_size: VOCAB,
-        context_length: 512,
-        rms_norm_eps: 1e-5,
-        inv_freq: inv_freq(64),
-        rope_style: RopeStyle::Interleaved,
-        tie_word_embeddings: true,
-    };
-    let graph = models::graph(&ModelConfig::Llama(config));
-    let weights = random_weights(&mut rng(2), &graph, |name| match name {
-        _ if name.contains("v_proj") || name.contains("down") || name.contains("embed") => DType::Q6K,
-        _ => DType::Q4K,
-    });
-    (graph, weights)
+    models::llama(2)
 }
 
 /// The CPU and all that is held against it.

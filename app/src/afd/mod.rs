@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use tokio::sync::watch;
 use tread_core::afd::{Layout, Pipeline, Sharding};
 use tread_core::backend::{Backend, CompileOptions, Executable};
 use tread_core::graph::{EdgeDType, Graph, Part};
@@ -78,6 +79,8 @@ pub enum Members {
     Places(Vec<Place>),
     /// Addresses in a file, one a line, which may change.
     File(PathBuf),
+    /// Those that this process has started, which may change.
+    Started(watch::Receiver<Vec<Place>>),
 }
 
 impl Members {
@@ -91,7 +94,7 @@ impl Members {
     fn has_addresses(&self) -> bool {
         match self {
             Self::Places(places) => places.iter().any(|place| matches!(place, Place::Address(_))),
-            Self::File(_) => true,
+            Self::File(_) | Self::Started(_) => true,
         }
     }
 
@@ -99,6 +102,7 @@ impl Members {
         match self {
             Self::Places(places) => Arc::new(Static(places.clone())),
             Self::File(path) => Arc::new(Listed(path.clone())),
+            Self::Started(places) => Arc::new(places.clone()),
         }
     }
 }
@@ -110,6 +114,7 @@ impl fmt::Display for Members {
                 f.write_str(&places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
             Self::File(path) => write!(f, "workers listed in {}", path.display()),
+            Self::Started(_) => f.write_str("workers on this machine"),
         }
     }
 }

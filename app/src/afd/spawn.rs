@@ -1,8 +1,7 @@
 //! FFN workers on this machine: processes that are started, started again when they end, and ended with this one.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -10,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
+use tokio::sync::watch;
 use tread_shaders::Selector;
 
-use super::Members;
+use super::{Members, Place};
 use crate::cli::{AfdArgs, BackendChoice};
 
 /// Pause before a worker that has ended is started again.
@@ -23,27 +23,24 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Workers {
     state: Arc<Mutex<State>>,
     threads: Vec<JoinHandle<()>>,
-    list: PathBuf,
 }
 
 #[derive(Debug)]
 struct State {
     /// Where each listens; none: it does not, yet.
     addresses: Vec<Option<String>>,
+    /// Those that do.
+    places: watch::Sender<Vec<Place>>,
     /// A worker ends when its standard input does, so it ends with this process, however that ends.
     inputs: Vec<Option<ChildStdin>>,
-    list: PathBuf,
     stop: bool,
 }
 
 impl State {
-    /// Writes the list of workers, whole at any time.
-    fn write(&self) -> Result<()> {
-        let lines: String = self.addresses.iter().flatten().map(|address| format!("{address}\n")).collect();
-        let (new, list) = (self.list.with_extension("new"), self.list.display());
-        fs::write(&new, lines)
-            .and_then(|()| fs::rename(&new, &self.list))
-            .with_context(|| format!("writing {list}"))
+    /// A worker listens there, or no longer.
+    fn set(&mut self, index: usize, address: Option<String>) {
+        self.addresses[index] = address;
+        self.places.send_replace(self.addresses.iter().flatten().cloned().map(Place::Address).collect());
     }
 }
 
@@ -58,11 +55,11 @@ impl Workers {
     /// When one of them ends before that: its own message is on standard error.
     fn start(arguments: Vec<Vec<String>>) -> Result<Self> {
         let binary = std::env::current_exe().context("finding this program")?;
-        let list = std::env::temp_dir().join(format!("tread-ffn-workers-{}", std::process::id()));
         let count = arguments.len();
         let inputs = std::iter::repeat_with(|| None).take(count).collect();
-        let state = State { addresses: vec![None; count], inputs, list: list.clone(), stop: false };
-        let mut workers = Self { state: Arc::new(Mutex::new(state)), threads: vec![], list };
+        let state =
+            State { addresses: vec![None; count], places: watch::Sender::default(), inputs, stop: false };
+        let mut workers = Self { state: Arc::new(Mutex::new(state)), threads: vec![] };
         // Begun one after the other, so that one that cannot be started is told of once.
         for (index, arguments) in arguments.into_iter().enumerate() {
             let first = listen(&workers.state, &binary, index, &arguments)?;
@@ -105,7 +102,7 @@ impl Workers {
 
     /// Those that listen, now and later.
     pub(crate) fn members(&self) -> Members {
-        Members::File(self.list.clone())
+        Members::Started(lock(&self.state).places.subscribe())
     }
 }
 
@@ -119,8 +116,6 @@ impl Drop for Workers {
             // A thread that has panicked has nothing left to end.
             let _ = thread.join();
         }
-        // In a folder that is swept anyway.
-        let _ = fs::remove_file(&self.list);
     }
 }
 
@@ -143,7 +138,7 @@ fn keep(state: &Mutex<State>, binary: &Path, index: usize, arguments: &[String],
             }
             None => {}
         }
-        lock(state).addresses[index] = None;
+        lock(state).set(index, None);
         std::thread::sleep(PAUSE);
         let started = listen(state, binary, index, arguments);
         child =
@@ -171,13 +166,12 @@ fn listen(state: &Mutex<State>, binary: &Path, index: usize, arguments: &[String
     };
     tracing::info!(worker = index, pid = child.id(), address, "an FFN worker listens");
     let mut state = lock(state);
-    state.addresses[index] = Some(address.to_owned());
+    state.set(index, Some(address.to_owned()));
     if state.stop {
         // Its input was closed with all others.
         drop(child.stdin.take());
     } else {
         state.inputs[index] = child.stdin.take();
     }
-    state.write()?;
     Ok(child)
 }

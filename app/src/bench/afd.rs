@@ -12,7 +12,7 @@ use tread_core::afd::activations::packed_bytes;
 use tread_core::backend::{BLOCK_SIZE, Backend, Batch, CompileOptions, Executable, Rows};
 use tread_core::graph::{Edge, Graph, Part};
 use tread_core::model::Model;
-use tread_core::monitor::OpTime;
+use tread_core::monitor::{OpTime, STAGES};
 
 use super::median;
 use crate::afd::shape;
@@ -23,8 +23,6 @@ use crate::{devices, engine, load};
 
 /// Sequences that decode together.
 const SEQUENCES: usize = 16;
-/// What a micro-batch goes through.
-const STAGES: [&str; 4] = ["attention", "a2f", "ffn", "f2a"];
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -212,7 +210,7 @@ fn chrome_trace(ops: &[OpTime]) -> serde_json::Value {
         json!({
             "name": op.name, "ph": "X", "ts": op.start_us, "dur": op.us,
             "pid": STAGES.iter().position(|stage| *stage == op.name),
-            "tid": if op.name.contains('2') { op.micro_batch } else { 0 },
+            "tid": if [STAGES[1], STAGES[3]].contains(&op.name.as_str()) { op.micro_batch } else { 0 },
             "args": {"layer": op.layer, "micro_batch": op.micro_batch},
         })
     };

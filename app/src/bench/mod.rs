@@ -6,6 +6,7 @@ mod report;
 mod serve;
 mod server;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -46,11 +47,15 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.load.serve {
         return serve::run(args);
     }
-    let model = load::model(args.model.as_deref())?;
-    let backends = match args.backend {
+    let model = Arc::new(load::model(args.model.as_deref())?);
+    let devices = match args.backend {
         BackendChoice::Auto => devices::all(args.adapter.as_ref()),
         choice => vec![devices::open(choice, args.adapter.as_ref())?],
     };
+    let backends: Vec<_> = devices
+        .into_iter()
+        .map(|device| devices::apart(&model, device, &args.apart))
+        .collect::<Result<_>>()?;
     let (prompt_tokens, new_tokens) = (args.prompt_tokens.single()?, args.new_tokens.single()?);
     let results = backends.iter().map(|b| measure(&model, &**b, args, prompt_tokens, new_tokens));
     let results = results.collect::<Result<Vec<_>>>()?;

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::serve::seconds;
 use super::worker::{EdgeChoice, ShardingChoice};
-use crate::afd::Members;
+use crate::afd::{MICRO_BATCHES, Members};
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Attention and FFN apart")]
@@ -27,7 +27,7 @@ pub(crate) struct AfdArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) afd_dtype: EdgeChoice,
     /// Micro-batches in flight between attention and FFN.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = MICRO_BATCHES as u32, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) micro_batches: u32,
     /// Seconds for which a call waits for an FFN worker to come back.
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]

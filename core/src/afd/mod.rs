@@ -12,7 +12,7 @@ mod shards;
 mod worker;
 
 pub use local::LocalFfn;
-pub use pipeline::{Pipeline, Stage, StageName};
+pub use pipeline::Pipeline;
 pub use shards::{Layout, Shard, Sharding};
 pub use worker::{Outputs, Worker};
 

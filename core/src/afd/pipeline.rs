@@ -1,55 +1,13 @@
 //! The pipeline: attention here, FFNs elsewhere, several micro-batches on their way between them.
 
-use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
 use super::micro_batch::split;
 use super::{Answer, Call, Ffn};
 use crate::backend::{Batch, CompileOptions, Executable, LocalFuture, Output, Stats, Work};
 use crate::graph::{Graph, Side};
-use crate::monitor::OpTime;
+use crate::monitor::{OpTime, STAGES};
 use crate::{Error, Result};
-
-/// What a micro-batch goes through in every layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StageName {
-    /// Attention's segment.
-    Attention,
-    /// The way to the FFN.
-    A2f,
-    /// The FFN.
-    Ffn,
-    /// The way back.
-    F2a,
-}
-
-impl StageName {
-    /// As traces name it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Attention => "attention",
-            Self::A2f => "a2f",
-            Self::Ffn => "ffn",
-            Self::F2a => "f2a",
-        }
-    }
-}
-
-/// When a micro-batch was in a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stage {
-    /// Which stage.
-    pub name: StageName,
-    /// The layer; attention's last segment, which is followed by no FFN, counts as one more.
-    pub layer: usize,
-    /// Which micro-batch of the step.
-    pub micro_batch: usize,
-    /// Since the step began, microseconds.
-    pub start_us: f64,
-    /// How long, microseconds.
-    pub us: f64,
-}
 
 /// An executable of a whole graph whose FFNs are elsewhere.
 #[derive(Debug)]
@@ -58,14 +16,15 @@ pub struct Pipeline {
     graph: Graph,
     attention: Box<dyn Executable>,
     ffn: Box<dyn Ffn>,
-    micro_batches: usize,
+    /// Those of the whole, which has one lane.
     options: CompileOptions,
     step: u64,
     /// Answers that came before their turn.
     early: Vec<(Answer, f64)>,
     results: Results,
-    trace: Vec<Stage>,
+    measures: bool,
     profile_next: bool,
+    /// The stages of the last step, in the order of their ends.
     profile: Vec<OpTime>,
 }
 
@@ -83,7 +42,6 @@ impl Pipeline {
     pub fn new(graph: Graph, attention: Box<dyn Executable>, ffn: Box<dyn Ffn>) -> Self {
         let options = *attention.options();
         Self {
-            micro_batches: options.lanes,
             options: CompileOptions { lanes: 1, ..options },
             graph,
             attention,
@@ -91,20 +49,15 @@ impl Pipeline {
             step: 0,
             early: vec![],
             results: Results::default(),
-            trace: vec![],
+            measures: false,
             profile_next: false,
             profile: vec![],
         }
     }
 
-    /// The stages of the last step, in the order of their ends.
-    pub fn trace(&self) -> &[Stage] {
-        &self.trace
-    }
-
     /// Runs the micro-batches through all layers, each layer of one after that of the one before it.
     async fn run_step(&mut self, batch: Batch) -> Result<Output<'_>> {
-        let parts = split(&batch, self.micro_batches);
+        let parts = split(&batch, self.micro_batches());
         self.begin();
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1e6;
@@ -122,7 +75,7 @@ impl Pipeline {
                 let began = now();
                 let edges = self.attend(Work { batch: part, segment, lane, inputs: &inputs }).await?;
                 let ended = now();
-                self.record(StageName::Attention, segment, lane, (began, ended));
+                self.record(STAGES[0], segment, lane, (began, ended));
                 if segment + 1 < self.graph.segments.len() {
                     posted[lane] = ended;
                     let (step, rows) = (self.step, part.rows());
@@ -130,7 +83,6 @@ impl Pipeline {
                 }
             }
         }
-        self.finish();
         let Results { logits, hidden, features, .. } = &self.results;
         Ok(Output { logits, hidden, features, edges: &[] })
     }
@@ -138,8 +90,8 @@ impl Pipeline {
     fn begin(&mut self) {
         self.step += 1;
         self.early.clear();
-        self.trace.clear();
         self.profile.clear();
+        self.measures = std::mem::take(&mut self.profile_next);
         let results = &mut self.results;
         results.logits.clear();
         results.features.clear();
@@ -185,7 +137,7 @@ impl Pipeline {
     /// An answer that nobody asked for would be waited for or taken for another: the pool is broken.
     fn check(&self, answer: &Answer) -> Result<()> {
         let wanted = self.graph.segments.get(answer.layer + 1).map_or(0, |s| s.inputs.len());
-        if answer.micro_batch >= self.micro_batches || answer.outputs.len() != wanted {
+        if answer.micro_batch >= self.micro_batches() || answer.outputs.len() != wanted {
             return Err(Error::Device(format!(
                 "the FFN pool answered layer {} of micro-batch {} with {} values where {wanted} belong",
                 answer.layer,
@@ -196,37 +148,32 @@ impl Pipeline {
         Ok(())
     }
 
-    fn record(&mut self, name: StageName, layer: usize, micro_batch: usize, (start_us, end): (f64, f64)) {
-        self.trace.push(Stage { name, layer, micro_batch, start_us, us: (end - start_us).max(0.0) });
+    fn micro_batches(&self) -> usize {
+        self.attention.options().lanes
+    }
+
+    /// A stage of a layer; attention's last segment, which is followed by no FFN, is of none.
+    fn record(&mut self, name: &str, layer: usize, micro_batch: usize, (start_us, end): (f64, f64)) {
+        if self.measures {
+            self.profile.push(OpTime {
+                name: name.to_owned(),
+                layer: (layer + 1 < self.graph.segments.len()).then_some(layer),
+                side: if name == STAGES[0] { Side::Attention } else { Side::Ffn },
+                micro_batch,
+                start_us,
+                us: (end - start_us).max(0.0),
+            });
+        }
     }
 
     /// The FFN's clock is not ours: of the time between post and arrival, what it did not compute is taken for two ways of
     /// the same length.
     fn record_ffn(&mut self, answer: &Answer, posted: f64, arrived: f64) {
         let way = (arrived - posted - answer.ffn_us).max(0.0) / 2.0;
-        let at = (answer.layer, answer.micro_batch);
-        for (name, from, to) in [
-            (StageName::A2f, posted, posted + way),
-            (StageName::Ffn, posted + way, arrived - way),
-            (StageName::F2a, arrived - way, arrived),
-        ] {
-            self.record(name, at.0, at.1, (from, to));
-        }
-    }
-
-    fn finish(&mut self) {
-        if !std::mem::take(&mut self.profile_next) {
-            return;
-        }
-        let op = |stage: &Stage| OpTime {
-            name: stage.name.name().to_owned(),
-            layer: (stage.layer + 1 < self.graph.segments.len()).then_some(stage.layer),
-            side: if stage.name == StageName::Attention { Side::Attention } else { Side::Ffn },
-            micro_batch: stage.micro_batch,
-            start_us: stage.start_us,
-            us: stage.us,
-        };
-        self.profile = self.trace.iter().map(op).collect();
+        let [_, a2f, ffn, f2a] = STAGES;
+        self.record(a2f, answer.layer, answer.micro_batch, (posted, posted + way));
+        self.record(ffn, answer.layer, answer.micro_batch, (posted + way, arrived - way));
+        self.record(f2a, answer.layer, answer.micro_batch, (arrived - way, arrived));
     }
 }
 

@@ -2,15 +2,12 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Answer, Call};
 use crate::graph::{Edge, Graph, Op, Part, PartGraph};
 use crate::{Error, Result};
 
 /// How FFNs are spread over workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sharding {
     /// Each worker has some layers, whole.
     #[default]
@@ -38,8 +35,6 @@ pub struct Shard {
     pub graph: PartGraph,
     /// The segment of each layer.
     segments: Vec<Option<usize>>,
-    /// Experts of the worker, by id; none: all of them.
-    experts: Option<Range<usize>>,
 }
 
 /// What all workers of a pool hold: together every FFN, none twice.
@@ -137,7 +132,7 @@ impl Layout {
     /// Of a layer's output that several shards make together, the elements that this one makes: the slots of its experts.
     /// None when it makes all.
     pub fn slots(&self, shard: &Shard, call: &Call, edge: Edge) -> Option<Vec<Range<usize>>> {
-        let ids = shard.experts.as_ref()?;
+        let Part::Ffn { experts: Some(ids), .. } = &shard.part else { return None };
         let node = self.graph.nodes.iter().find(|n| n.output == Some(edge.value))?;
         // A rounded value is as its operand is.
         let node = match node.op {
@@ -159,10 +154,6 @@ impl Layout {
 
 impl Shard {
     fn new(graph: &Graph, part: Part, layers: usize) -> Result<Self> {
-        let experts = match &part {
-            Part::Ffn { experts, .. } => experts.clone(),
-            Part::Attention => None,
-        };
         let graph = graph.part(&part)?;
         let mut segments = vec![None; layers];
         for (at, segment) in graph.graph.segments.iter().enumerate() {
@@ -170,7 +161,7 @@ impl Shard {
                 segments[layer] = Some(at);
             }
         }
-        Ok(Self { part, graph, segments, experts })
+        Ok(Self { part, graph, segments })
     }
 
     /// Its segment for a layer, if it holds something of it.

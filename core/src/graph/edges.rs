@@ -1,12 +1,9 @@
 //! What crosses from pool to pool, in which type, and who adds up the experts.
 
-use serde::{Deserialize, Serialize};
-
 use super::{Graph, Node, Op, Side, Value, ValueId};
 
 /// The type in which activations cross from pool to pool (Step-3 paper, section 4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EdgeDType {
     /// As they are computed: f32.
     #[default]

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use tread_core::graph::Side;
-use tread_core::monitor::{OpTime, StepEvent};
+use tread_core::monitor::{OpTime, STAGES, StepEvent};
 
 use super::format;
 
@@ -33,7 +33,7 @@ impl Lane {
     /// Where an op belongs.
     pub fn of(op: &OpTime) -> Self {
         match (op.layer, op.side) {
-            _ if op.name == "a2f" || op.name == "f2a" => Self::Link,
+            _ if [STAGES[1], STAGES[3]].contains(&op.name.as_str()) => Self::Link,
             (None, _) => Self::Ends,
             (Some(_), Side::Attention) => Self::Attention,
             (Some(_), Side::Ffn) => Self::Ffn,

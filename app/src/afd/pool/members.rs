@@ -32,6 +32,13 @@ impl Membership for Static {
     }
 }
 
+/// Whoever has the sender changes them.
+impl Membership for watch::Receiver<Vec<Place>> {
+    fn watch(&self) -> Result<watch::Receiver<Vec<Place>>> {
+        Ok(self.clone())
+    }
+}
+
 /// The lines of a file, which may be changed at any time; `#` begins a comment.
 #[derive(Clone, Debug)]
 pub struct Listed(pub PathBuf);

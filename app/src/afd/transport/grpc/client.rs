@@ -13,7 +13,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::proto::ffn_client::FfnClient;
-use super::proto::{DrainRequest, Frame, HelloRequest};
+use super::proto::{self, DrainRequest, Frame, HelloRequest};
 use super::{INCARNATION, KEEPALIVE, KEEPALIVE_TIMEOUT, SLOTS, WINDOW};
 use crate::afd::hello::{Hello, PROTOCOL, Welcome};
 use crate::afd::place::Place;
@@ -100,7 +100,8 @@ impl Grpc {
 impl Transport for Grpc {
     async fn ask(&self, place: &Place) -> Result<Welcome, ConnectError> {
         let mut client = self.client(place).await?;
-        hello(&mut client, place, HelloRequest { protocol: PROTOCOL, ..HelloRequest::default() }).await
+        let terms = Some(proto::Terms { protocol: PROTOCOL, ..proto::Terms::default() });
+        hello(&mut client, place, HelloRequest { terms, ..HelloRequest::default() }).await
     }
 
     async fn connect(&self, place: &Place, wanted: &Hello) -> Result<Connection, ConnectError> {

@@ -32,16 +32,42 @@ const SLOTS: &str = "slots";
 const SHARDINGS: [Sharding; 2] = [Sharding::Layers, Sharding::Experts];
 const DTYPES: [EdgeDType; 3] = [EdgeDType::F32, EdgeDType::BF16, EdgeDType::F8];
 
-impl From<&Hello> for proto::HelloRequest {
-    fn from(hello: &Hello) -> Self {
-        let Terms { protocol, model, hidden, dtype, sharding, shards } = hello.terms.clone();
+impl From<&Terms> for proto::Terms {
+    fn from(terms: &Terms) -> Self {
         Self {
+            protocol: terms.protocol,
+            model: terms.model.clone(),
+            hidden: terms.hidden as u32,
+            dtype: terms.dtype.name().to_owned(),
+            sharding: terms.sharding.name().to_owned(),
+            shards: terms.shards as u32,
+        }
+    }
+}
+
+impl TryFrom<Option<proto::Terms>> for Terms {
+    type Error = String;
+
+    fn try_from(from: Option<proto::Terms>) -> Result<Self, String> {
+        let proto::Terms { protocol, model, hidden, dtype, sharding, shards } =
+            from.ok_or("no terms are named")?;
+        let dtype_known = DTYPES.into_iter().find(|known| known.name() == dtype);
+        let sharding_known = SHARDINGS.into_iter().find(|known| known.name() == sharding);
+        Ok(Self {
             protocol,
             model,
-            hidden: hidden as u32,
-            dtype: dtype.name().to_owned(),
-            sharding: sharding.name().to_owned(),
-            shards: shards as u32,
+            hidden: hidden as usize,
+            dtype: dtype_known.ok_or_else(|| format!("there is no --afd-dtype {dtype}"))?,
+            sharding: sharding_known.ok_or_else(|| format!("there is no --sharding {sharding}"))?,
+            shards: shards as usize,
+        })
+    }
+}
+
+impl From<&Hello> for proto::HelloRequest {
+    fn from(hello: &Hello) -> Self {
+        Self {
+            terms: Some((&hello.terms).into()),
             max_rows: hello.max_rows as u32,
             slots: hello.slots as u32,
         }
@@ -50,14 +76,8 @@ impl From<&Hello> for proto::HelloRequest {
 
 impl From<&Welcome> for proto::HelloReply {
     fn from(welcome: &Welcome) -> Self {
-        let Terms { protocol, model, hidden, dtype, sharding, shards } = welcome.terms.clone();
         Self {
-            protocol,
-            model,
-            hidden: hidden as u32,
-            dtype: dtype.name().to_owned(),
-            sharding: sharding.name().to_owned(),
-            shards: shards as u32,
+            terms: Some((&welcome.terms).into()),
             shard: welcome.shard as u32,
             max_rows: welcome.max_rows as u32,
             slots: welcome.slots as u32,
@@ -72,9 +92,8 @@ impl TryFrom<proto::HelloRequest> for Hello {
     type Error = String;
 
     fn try_from(from: proto::HelloRequest) -> Result<Self, String> {
-        let proto::HelloRequest { protocol, model, hidden, dtype, sharding, shards, max_rows, slots } = from;
-        let terms = terms(protocol, model, hidden, &dtype, &sharding, shards)?;
-        Ok(Self { terms, max_rows: max_rows as usize, slots: slots as usize })
+        let terms = from.terms.try_into()?;
+        Ok(Self { terms, max_rows: from.max_rows as usize, slots: from.slots as usize })
     }
 }
 
@@ -82,9 +101,8 @@ impl TryFrom<proto::HelloReply> for Welcome {
     type Error = String;
 
     fn try_from(from: proto::HelloReply) -> Result<Self, String> {
-        let terms = terms(from.protocol, from.model, from.hidden, &from.dtype, &from.sharding, from.shards)?;
         Ok(Self {
-            terms,
+            terms: from.terms.try_into()?,
             shard: from.shard as usize,
             max_rows: from.max_rows as usize,
             slots: from.slots as usize,
@@ -93,24 +111,4 @@ impl TryFrom<proto::HelloReply> for Welcome {
             weight_bytes: from.weight_bytes,
         })
     }
-}
-
-fn terms(
-    protocol: u32,
-    model: String,
-    hidden: u32,
-    dtype: &str,
-    sharding: &str,
-    shards: u32,
-) -> Result<Terms, String> {
-    let dtype_known = DTYPES.into_iter().find(|known| known.name() == dtype);
-    let sharding_known = SHARDINGS.into_iter().find(|known| known.name() == sharding);
-    Ok(Terms {
-        protocol,
-        model,
-        hidden: hidden as usize,
-        dtype: dtype_known.ok_or_else(|| format!("there is no --afd-dtype {dtype}"))?,
-        sharding: sharding_known.ok_or_else(|| format!("there is no --sharding {sharding}"))?,
-        shards: shards as usize,
-    })
 }

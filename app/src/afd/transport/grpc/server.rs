@@ -150,14 +150,15 @@ struct Service {
 impl Ffn for Service {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let request = request.into_inner();
-        if request.protocol != PROTOCOL {
-            let theirs = request.protocol;
+        let terms = request.terms.clone().unwrap_or_default();
+        let theirs = terms.protocol;
+        if theirs != PROTOCOL {
             return Err(Status::failed_precondition(format!(
                 "different versions of the protocol: attention has {theirs}, the FFN worker {PROTOCOL}"
             )));
         }
         // Who only asks is told.
-        if request.model.is_empty() {
+        if terms.model.is_empty() {
             return Ok(Response::new(self.host.welcome().into()));
         }
         if self.host.is_draining() {
