@@ -10,6 +10,9 @@ use clap::ValueEnum;
 use crate::process::{cargo, run as start};
 use crate::{machine, web};
 
+/// What clusters need is tested too.
+const CLUSTER: &str = "--features=tread/cluster";
+
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -53,14 +56,14 @@ impl Stage {
             }
             Self::Clippy => {
                 machine::rust_components()?;
-                start(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?)
+                start(&mut cargo(&["clippy", "--workspace", "--all-targets", CLUSTER, "--", "-D", "warnings"])?)
             }
             Self::Doc => {
-                start(cargo(&["doc", "--workspace", "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"))
+                start(cargo(&["doc", "--workspace", CLUSTER, "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"))
             }
             Self::Web => web::build(),
             Self::Test => {
-                let mut tests = cargo(&["test", "--workspace"])?;
+                let mut tests = cargo(&["test", "--workspace", CLUSTER])?;
                 if let Some(driver) = machine::software_vulkan()? {
                     use_vulkan_driver(&mut tests, &driver);
                 }
