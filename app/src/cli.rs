@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Write a prompt's logits (and hidden states) to a safetensors file.
     Logits(LogitsArgs),
+    /// Say how well a model foretells a text, and what rounding activations costs it.
+    Perplexity(PerplexityArgs),
     /// Say what a model is and how much memory it needs.
     Inspect(InspectArgs),
     /// Say which GPUs were found and which back end is used, and why.
@@ -195,6 +197,21 @@ pub(crate) struct LogitsArgs {
     /// Also write `hidden.N` [tokens, hidden]: after the embedding (N = 0) and after each layer.
     #[arg(long)]
     pub(crate) hidden: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = MODEL_HELP)]
+pub(crate) struct PerplexityArgs {
+    /// The model [default: nano].
+    pub(crate) model: Option<String>,
+    /// The text. It is cut into windows of --context tokens (512 unless told otherwise); in each the second half is scored.
+    #[arg(long)]
+    pub(crate) file: PathBuf,
+    /// Score at most so many windows [default: the whole text].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) windows: Option<u32>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
 }

@@ -17,6 +17,7 @@ mod inspect;
 mod load;
 mod logits;
 mod memory;
+mod perplexity;
 mod plan;
 mod progress;
 mod run;
@@ -48,6 +49,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Run(args) => run::run(args),
         cli::Command::Serve(args) => serve::run(args),
         cli::Command::Logits(args) => logits::run(args),
+        cli::Command::Perplexity(args) => perplexity::run(args),
         cli::Command::Inspect(args) => inspect::run(args),
         cli::Command::Doctor => doctor::run(),
         cli::Command::Bench(args) => bench::run(args),

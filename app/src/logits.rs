@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use tread_core::backend::{Batch, CompileOptions, Executable, Rows};
+use tread_core::backend::{Batch, CompileOptions, Executable, Output, Rows};
 
 use crate::cli::LogitsArgs;
 use crate::{devices, engine, load};
@@ -51,8 +51,25 @@ fn every_position(
     tokens: &[u32],
     hidden: bool,
 ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
-    let options = *executable.options();
     let (mut logits, mut states) = (vec![], vec![]);
+    in_chunks(executable, tokens, hidden, &mut |output| {
+        logits.extend_from_slice(output.logits);
+        states.resize(output.hidden.len(), vec![]);
+        for (all, rows) in states.iter_mut().zip(output.hidden) {
+            all.extend_from_slice(rows);
+        }
+    })?;
+    Ok((logits, states))
+}
+
+/// Computes `tokens` from an empty context, as many at a time as may have logits; `each` sees every chunk's.
+pub(crate) fn in_chunks(
+    executable: &mut dyn Executable,
+    tokens: &[u32],
+    hidden: bool,
+    each: &mut dyn FnMut(Output<'_>),
+) -> Result<()> {
+    let options = *executable.options();
     let mut start = 0;
     for chunk in tokens.chunks(options.max_rows.min(options.max_outputs)) {
         let rows = Rows {
@@ -62,15 +79,10 @@ fn every_position(
             outputs: (0..chunk.len()).collect(),
         };
         let batch = Batch { sequences: vec![rows], hidden, ..Batch::default() };
-        let output = pollster::block_on(executable.step(&batch)?)?;
-        logits.extend_from_slice(output.logits);
-        states.resize(output.hidden.len(), vec![]);
-        for (all, rows) in states.iter_mut().zip(output.hidden) {
-            all.extend_from_slice(rows);
-        }
+        each(pollster::block_on(executable.step(&batch)?)?);
         start += chunk.len();
     }
-    Ok((logits, states))
+    Ok(())
 }
 
 /// `values` as `[rows, ...]`.

@@ -10,6 +10,8 @@ use std::process::{Command, Output, Stdio};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
+use tread_core::checkpoint::Checkpoint;
+use tread_core::model::Model;
 use tread_tests::backends::relative_l2;
 use tread_tests::write::{Gguf, Meta};
 
@@ -188,6 +190,49 @@ fn logits_are_the_oracles() {
         }
         assert_eq!(compared, 1 + golden.names().iter().filter(|n| n.starts_with("hidden.3.")).count());
     }
+}
+
+/// What `tread perplexity` says follows from what `tread logits` writes.
+#[test]
+fn perplexity_is_that_of_the_logits() {
+    let home = tempfile::tempdir().unwrap();
+    let (text, out) = (home.path().join("text"), home.path().join("out.safetensors"));
+    fs::write(&text, "Enter the king.\nWhat news, my lord? The queen is dead, and all her women weep.\n")
+        .unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/nano");
+    let model = Model::new("nano", Checkpoint::open(&folder).unwrap()).unwrap();
+    let tokens = model.tokenizer().unwrap().encode(&fs::read_to_string(&text).unwrap(), false).unwrap();
+    let window: Vec<_> = tokens[..16].iter().map(u32::to_string).collect();
+    succeeds(&mut tread(home.path(), &["logits", "--tokens", &window.join(","), "--out", path(&out)]));
+    let bytes = fs::read(&out).unwrap();
+    let written = SafeTensors::deserialize(&bytes).unwrap();
+    let (logits, vocab) = (written.tensor("logits").unwrap(), model.config.vocab_size());
+    let (values, _) = logits.data().as_chunks::<4>();
+    let values: Vec<f64> = values.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+    let surprises = (8..16).map(|at| {
+        let row = &values[(at - 1) * vocab..at * vocab];
+        row.iter().map(|logit| logit.exp()).sum::<f64>().ln() - row[tokens[at] as usize]
+    });
+    let expected = (surprises.sum::<f64>() / 8.0).exp();
+
+    let args = ["perplexity", "--file", path(&text), "--context", "16", "--windows", "1"];
+    let found = |printed: &str| printed.split(' ').nth(1).unwrap().parse::<f64>().unwrap();
+    let printed = succeeds(&mut tread(home.path(), &args));
+    assert!((found(&printed) / expected - 1.0).abs() < 1e-4, "{printed} {expected}");
+    assert!(printed.ends_with("over 8 tokens\n") && !printed.contains("round"), "{printed}");
+    for dtype in ["bf16", "fp8"] {
+        let printed = succeeds(tread(home.path(), &args).args(["--afd-dtype", dtype]));
+        let exact = printed.lines().find_map(|line| line.strip_prefix("without rounding ")).unwrap();
+        assert!((exact.split(' ').next().unwrap().parse::<f64>().unwrap() / expected - 1.0).abs() < 1e-4);
+        let change = (found(&printed) / expected - 1.0).abs();
+        assert!(change > 0.0 && change < 0.2, "{printed} {expected}");
+        // The same text over two pools.
+        let pools = ["--afd-dtype", dtype, "--ffn", "cpu,cpu", "--backend", "cpu"];
+        assert_eq!(succeeds(tread(home.path(), &args).args(pools)), printed);
+    }
+    let long = ["perplexity", "--file", path(&text), "--context", "512"];
+    fails(&mut tread(home.path(), &long), &["tokens, less than a window of 512", "--context"]);
+    fails(&mut tread(home.path(), &["perplexity", "--file", "no/such/text"]), &["no/such/text"]);
 }
 
 #[test]
