@@ -35,7 +35,11 @@ impl Server {
         Self::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    /// Starts a server by a whole command; waits until it listens.
+    ///
+    /// # Panics
+    /// When it ends before that.
+    pub fn spawn(mut command: Command) -> Self {
         for name in ["HF_ENDPOINT", "HF_TOKEN", "TREAD_MODELS", "RUST_LOG"] {
             command.env_remove(name);
         }

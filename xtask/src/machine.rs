@@ -191,6 +191,11 @@ pub(crate) fn chromium() -> Result<()> {
     apt(&["chromium", "chromium-driver"])
 }
 
+/// Installs what makes networks that fail, with which pools on several hosts are tested.
+pub(crate) fn network() -> Result<()> {
+    if cfg!(target_os = "linux") { apt(&["iproute2"]) } else { Ok(()) }
+}
+
 /// Installs axe-core and returns its script.
 pub(crate) fn axe() -> Result<PathBuf> {
     let (name, version) = AXE;

@@ -78,6 +78,7 @@ impl Stage {
                 tests.env("TREAD_SMOLLM2", machine::smollm2()?);
                 tests.env("TREAD_PYTHON", machine::openai()?).env("TREAD_AI_SDK", machine::ai_sdk()?);
                 machine::chromium()?;
+                machine::network()?;
                 tests.env("TREAD_AXE", machine::axe()?);
                 start(&mut tests)
             }

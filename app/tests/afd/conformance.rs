@@ -22,6 +22,8 @@ use tread_core::tensor::{DType, Tensor};
 use tread_tests::ops::inv_freq;
 use tread_tests::random::{Rng, random_weights, rng};
 
+use crate::models::tls;
+
 const ROWS: usize = 9;
 const TOP_K: usize = 3;
 const EXPERTS: u32 = 7;
@@ -219,10 +221,7 @@ fn grpc_conforms() {
 
 #[test]
 fn grpc_conforms_with_certificates_and_tokens() {
-    let file = |name: &str| {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/afd/tls");
-        std::fs::read_to_string(folder.join(name)).unwrap()
-    };
+    let file = |name: &str| std::fs::read_to_string(tls(name)).unwrap();
     let (certificate, key, token) = (file("cert.pem"), file("key.pem"), Some("secret".to_owned()));
     let mut kind = OverGrpc {
         security: Security { identity: Some((certificate.clone(), key)), token: token.clone() },

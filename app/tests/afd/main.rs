@@ -3,6 +3,8 @@
 
 mod conformance;
 mod models;
+#[cfg(target_os = "linux")]
+mod network;
 #[cfg(unix)]
 mod processes;
 mod refusals;

@@ -22,6 +22,11 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     if name == "nano" { app.join("models/nano") } else { app.join("../tests/data").join(name) }
 }
 
+/// A file of the certificate for `localhost`, 127.0.0.1 and 10.83.0.2 to 10.83.15.2, which signs itself.
+pub(crate) fn tls(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/afd/tls").join(name)
+}
+
 pub(crate) fn model(name: &str) -> Arc<Model> {
     Arc::new(Model::new(name, Checkpoint::open(&folder(name)).unwrap()).unwrap())
 }
