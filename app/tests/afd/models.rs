@@ -17,9 +17,14 @@ pub(crate) const STREAMS: usize = 16;
 /// Tokens of a request, prompt and answer.
 pub(crate) const CONTEXT: usize = 128;
 
+/// Where a model's files are. SmolLM2's is fetched by `cargo xtask test`.
 pub(crate) fn folder(name: &str) -> PathBuf {
     let app = Path::new(env!("CARGO_MANIFEST_DIR"));
-    if name == "nano" { app.join("models/nano") } else { app.join("../tests/data").join(name) }
+    match name {
+        "nano" => app.join("models/nano"),
+        "smollm2" => std::env::var_os("TREAD_SMOLLM2").expect("TREAD_SMOLLM2, a GGUF file").into(),
+        _ => app.join("../tests/data").join(name),
+    }
 }
 
 /// A file of the certificate for `localhost`, 127.0.0.1 and 10.83.0.2 to 10.83.15.2, which signs itself.

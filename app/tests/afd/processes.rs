@@ -63,20 +63,28 @@ fn processes_say_what_one_device_says() {
         ("nano", Sharding::Layers, EdgeDType::F32, ["--sharding", "layers", "--afd-dtype", "f32"]),
         ("step3-tiny", Sharding::Experts, EdgeDType::BF16, ["--sharding", "experts", "--afd-dtype", "bf16"]),
         ("step3-tiny-fp8", Sharding::Experts, EdgeDType::F8, ["--sharding", "experts", "--afd-dtype", "fp8"]),
+        ("smollm2", Sharding::Layers, EdgeDType::F32, ["--sharding", "layers", "--afd-dtype", "f32"]),
     ] {
         let model = model(name);
-        let workers = ["0/2", "1/2"].map(|shard| worker(name, shard, &flags));
-        let afd = AfdOptions { sharding, dtype, ..AfdOptions::new(members(&[&workers[0], &workers[1]])) };
         let expected = expected(&model, sharding, dtype);
-        // Two attention workers at a time.
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    let mut engine = engine(&model, executable(&model, &afd).unwrap());
-                    assert_eq!(run(&model, &mut engine, |_| ()).unwrap(), expected, "{name}");
-                });
-            }
-        });
+        for (attention, ffn) in [(1, 1), (2, 1), (1, 2), (3, 2)] {
+            let workers: Vec<_> =
+                (0..ffn).map(|shard| worker(name, &format!("{shard}/{ffn}"), &flags)).collect();
+            let afd = AfdOptions {
+                sharding,
+                dtype,
+                ..AfdOptions::new(members(&workers.iter().collect::<Vec<_>>()))
+            };
+            thread::scope(|scope| {
+                for _ in 0..attention {
+                    scope.spawn(|| {
+                        let mut engine = engine(&model, executable(&model, &afd).unwrap());
+                        let found = run(&model, &mut engine, |_| ()).unwrap();
+                        assert_eq!(found, expected, "{name}, {attention}A{ffn}F");
+                    });
+                }
+            });
+        }
     }
 }
 
