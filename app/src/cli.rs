@@ -2,6 +2,8 @@
 
 mod afd;
 mod bench;
+#[cfg(feature = "cluster")]
+mod etcd;
 mod plan;
 mod serve;
 mod worker;

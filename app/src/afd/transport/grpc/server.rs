@@ -121,10 +121,15 @@ impl Served {
         self.drain.send_replace(true);
     }
 
-    /// Waits until it was asked to drain, by whomever, and all have got their answers and gone.
+    /// Waits until it was asked to drain, by whomever.
+    pub async fn draining(&self) {
+        // The sender is in `self`, so this cannot fail.
+        let _ = self.drain.subscribe().wait_for(|drain| *drain).await;
+    }
+
+    /// Waits until it was asked to drain, and all have got their answers and gone.
     pub async fn drained(&self) {
-        let mut drain = self.drain.subscribe();
-        let _ = drain.wait_for(|drain| *drain).await;
+        self.draining().await;
         self.host.deserted().await;
     }
 
@@ -159,7 +164,7 @@ impl Ffn for Service {
         }
         // Who only asks is told.
         if terms.model.is_empty() {
-            return Ok(Response::new(self.host.welcome().into()));
+            return Ok(Response::new((&self.host.welcome()).into()));
         }
         if self.host.is_draining() {
             return Err(Status::unavailable("the worker is draining"));
