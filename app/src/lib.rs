@@ -42,10 +42,7 @@ pub fn command_line() -> ExitCode {
         // A worker has nobody else to tell.
         let usual = if matches!(command, cli::Command::Worker(_)) { "info" } else { "error" };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .init();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
     let result = match &command {
         cli::Command::Chat(args) => chat::run(args),

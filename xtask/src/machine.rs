@@ -80,7 +80,9 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
 /// Installs what is needed to build Tread with the feature `cluster`: the compiler of etcd's interface.
 pub(crate) fn cluster() -> Result<()> {
     if !cfg!(target_os = "linux") {
-        eprintln!("The feature `cluster` needs protoc (Protocol Buffers); please see to it that it is there.");
+        eprintln!(
+            "The feature `cluster` needs protoc (Protocol Buffers); please see to it that it is there."
+        );
         return Ok(());
     }
     apt(&["protobuf-compiler", "libprotobuf-dev"])

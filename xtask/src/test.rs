@@ -57,11 +57,21 @@ impl Stage {
             Self::Clippy => {
                 machine::rust_components()?;
                 machine::cluster()?;
-                start(&mut cargo(&["clippy", "--workspace", "--all-targets", CLUSTER, "--", "-D", "warnings"])?)
+                start(&mut cargo(&[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    CLUSTER,
+                    "--",
+                    "-D",
+                    "warnings",
+                ])?)
             }
             Self::Doc => {
                 machine::cluster()?;
-                start(cargo(&["doc", "--workspace", CLUSTER, "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"))
+                start(
+                    cargo(&["doc", "--workspace", CLUSTER, "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"),
+                )
             }
             Self::Web => web::build(),
             Self::Test => {

@@ -98,7 +98,10 @@ impl Hello {
     pub fn check(&self, worker: &Welcome) -> Result<(), String> {
         self.terms.check(&worker.terms)?;
         if worker.shard >= worker.terms.shards {
-            return Err(format!("the FFN worker says it holds shard {} of {}", worker.shard, worker.terms.shards));
+            return Err(format!(
+                "the FFN worker says it holds shard {} of {}",
+                worker.shard, worker.terms.shards
+            ));
         }
         if self.max_rows > worker.max_rows {
             return differ("calls that are too large (--max-rows)", &self.max_rows, &worker.max_rows);

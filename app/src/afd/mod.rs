@@ -107,7 +107,10 @@ impl Members {
     }
 
     /// `wanted`: what they must agree to; a number of shards of 0 leaves that to them.
-    #[cfg_attr(not(feature = "cluster"), expect(unused_variables, reason = "only etcd's members are chosen by it"))]
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(unused_variables, reason = "only etcd's members are chosen by it")
+    )]
     fn membership(&self, wanted: &Terms) -> Arc<dyn Membership> {
         match self {
             Self::Places(places) => Arc::new(Static(places.clone())),

@@ -73,7 +73,11 @@ fn command_lines_are_understood_and_there_is_time_to_drain() {
     }
     assert_eq!(servers, 1);
     let of = shards.first().unwrap().0;
-    assert_eq!(shards, (0..of).map(|shard| (of, shard)).collect(), "every shard has its workers");
+    assert_eq!(
+        shards,
+        (0..of).map(|shard| (of, shard)).collect::<BTreeSet<_>>(),
+        "every shard has its workers"
+    );
 }
 
 /// Both pools must mean the same, and look at the same place.
@@ -108,7 +112,9 @@ fn selectors_and_files_fit() {
         }
         let selector = match document["kind"].as_str() {
             Some("Service") => &document["spec"]["selector"],
-            Some("Deployment" | "StatefulSet" | "PodDisruptionBudget") => &document["spec"]["selector"]["matchLabels"],
+            Some("Deployment" | "StatefulSet" | "PodDisruptionBudget") => {
+                &document["spec"]["selector"]["matchLabels"]
+            }
             _ => continue,
         };
         let selector = selector.as_object().unwrap();

@@ -51,13 +51,19 @@ impl EtcdArgs {
             ensure!(
                 host.is_some_and(|host| !host.is_empty()),
                 "--etcd {url} must begin with {}",
-                if encrypted { "https://, because there is an --etcd-ca" } else { "http://, or with https:// where --etcd-ca says who signs its certificate" }
+                if encrypted {
+                    "https://, because there is an --etcd-ca"
+                } else {
+                    "http://, or with https:// where --etcd-ca says who signs its certificate"
+                }
             );
         }
-        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+        let read =
+            |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
         let user = self.etcd_user_file.as_deref().map(|path| {
             let text = read(path)?;
-            let (name, password) = text.trim().split_once(':').context("--etcd-user-file holds no NAME:PASSWORD")?;
+            let (name, password) =
+                text.trim().split_once(':').context("--etcd-user-file holds no NAME:PASSWORD")?;
             anyhow::Ok((name.to_owned(), password.to_owned()))
         });
         let identity = self.etcd_cert.as_deref().zip(self.etcd_key.as_deref());

@@ -119,7 +119,9 @@ pub(crate) struct FfnWorkerArgs {
 fn address(text: &str) -> Result<String, String> {
     match text.parse()? {
         Place::Address(address) => Ok(address),
-        Place::Device { name, .. } => Err(format!("{name} is a device, but others need an address (host:port)")),
+        Place::Device { name, .. } => {
+            Err(format!("{name} is a device, but others need an address (host:port)"))
+        }
     }
 }
 

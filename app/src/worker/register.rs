@@ -18,7 +18,10 @@ use crate::cli::FfnWorkerArgs;
 pub(super) fn etcd(args: &FfnWorkerArgs) -> Result<Option<Etcd>> {
     let etcd = args.etcd.etcd()?;
     if etcd.is_some() && args.listen.ip().is_unspecified() && args.advertise.is_none() {
-        bail!("{} is no address that others could use: say with --advertise at which they reach this worker", args.listen);
+        bail!(
+            "{} is no address that others could use: say with --advertise at which they reach this worker",
+            args.listen
+        );
     }
     Ok(etcd)
 }

@@ -121,7 +121,10 @@ async fn stay(etcd: &Etcd, key: &str, lease: &Lease, who: &dyn Announced, troubl
                 // Whether the lease has run out is not known. Answers are right in any case, and all others are as much in
                 // the dark.
                 who.may_answer(None);
-                trouble.is(format!("{} Until it does, this worker goes on with those who know it", etcd.trouble(&error)));
+                trouble.is(format!(
+                    "{} Until it does, this worker goes on with those who know it",
+                    etcd.trouble(&error)
+                ));
             }
         }
     }

@@ -69,7 +69,9 @@ pub(super) async fn coordinate(etcd: &Etcd, terms: &Terms, seen: &AtomicU64, mut
                     () = lease.kept() => anyhow::anyhow!("its lease has run out"),
                     _ = stop.changed() => return lease.revoke().await,
                 };
-                tracing::warn!("this process does not stand for coordinator any more: {ended:#}; it will again");
+                tracing::warn!(
+                    "this process does not stand for coordinator any more: {ended:#}; it will again"
+                );
                 lease.revoke().await;
             }
             // Those who watch the table say so.
@@ -83,7 +85,12 @@ pub(super) async fn coordinate(etcd: &Etcd, terms: &Terms, seen: &AtomicU64, mut
 }
 
 /// Writes a table whenever another one is due.
-async fn rule(etcd: &Etcd, lease: &Lease, terms: &Terms, seen: &AtomicU64) -> Result<std::convert::Infallible> {
+async fn rule(
+    etcd: &Etcd,
+    lease: &Lease,
+    terms: &Terms,
+    seen: &AtomicU64,
+) -> Result<std::convert::Infallible> {
     let mut leader = Leader::elected(etcd, lease).await?;
     tracing::info!("this process is the coordinator: it writes {} in {etcd}", leader.table);
     let mut all = Follow::new(leader.client.clone(), format!("{}/", etcd.prefix));
@@ -92,7 +99,8 @@ async fn rule(etcd: &Etcd, lease: &Lease, terms: &Terms, seen: &AtomicU64) -> Re
         let items = all.next().await?;
         let in_place = items.iter().find(|item| item.key == leader.table);
         let before = in_place.and_then(|item| serde_json::from_slice::<Table>(&item.value).ok());
-        let records: Vec<Item> = items.iter().filter(|item| item.key.starts_with(&workers)).cloned().collect();
+        let records: Vec<Item> =
+            items.iter().filter(|item| item.key.starts_with(&workers)).cloned().collect();
         let mut table = Table::of(terms, before.as_ref(), &records);
         if before.as_ref().is_some_and(|before| before.says_the_same(&table)) {
             continue;

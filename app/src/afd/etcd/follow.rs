@@ -38,7 +38,8 @@ impl Follow {
         if self.changes.is_none() {
             let revision = found.header().map_or(0, |header| header.revision());
             let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
-            self.changes = Some(within(REQUEST, self.client.watch(self.prefix.as_str(), Some(options))).await?);
+            self.changes =
+                Some(within(REQUEST, self.client.watch(self.prefix.as_str(), Some(options))).await?);
         }
         let item = |kv: &etcd_client::KeyValue| Item {
             key: String::from_utf8_lossy(kv.key()).into_owned(),
@@ -54,7 +55,9 @@ impl Follow {
 async fn changed(changes: &mut WatchStream) -> Result<()> {
     loop {
         match changes.message().await.map_err(|error| explain(&error))? {
-            Some(response) if response.canceled() => bail!("it tells of no more changes: {}", response.cancel_reason()),
+            Some(response) if response.canceled() => {
+                bail!("it tells of no more changes: {}", response.cancel_reason())
+            }
             Some(response) if response.events().is_empty() => {}
             Some(_) => return Ok(()),
             None => bail!("it has ended the connection"),

@@ -80,7 +80,7 @@ impl Told {
 
     fn set(&self, places: &[Place]) {
         self.places.send_if_modified(|old| {
-            let new = old != places;
+            let new = old.as_slice() != places;
             *old = places.to_vec();
             new
         });
@@ -100,7 +100,8 @@ impl Watched {
                 }
             });
         };
-        let thread = std::thread::Builder::new().name("etcd".to_owned()).spawn(body).context("starting a thread")?;
+        let thread =
+            std::thread::Builder::new().name("etcd".to_owned()).spawn(body).context("starting a thread")?;
         Ok(Self { told, stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -121,13 +122,15 @@ async fn ffn(etcd: &Etcd, terms: &Terms, told: &Told, stop: watch::Receiver<()>)
         let table = items.iter().find(|item| item.key == etcd.table_key());
         match table.map(|item| serde_json::from_slice::<Table>(&item.value)) {
             Some(Ok(table)) => take(etcd, terms, table, &seen, told),
-            Some(Err(error)) => told.set_why(format!("{} in {etcd} cannot be read: {error}", etcd.table_key())),
+            Some(Err(error)) => {
+                told.set_why(format!("{} in {etcd} cannot be read: {error}", etcd.table_key()))
+            }
             // etcd has lost its data; the last table goes on to be good.
             None => {}
         }
     };
     tokio::select! {
-        () = watch(etcd, etcd.table_key(), told, tell) => {}
+        () = follow(etcd, etcd.table_key(), told, tell) => {}
         // Ends when it is told to.
         () = coordinate(etcd, terms, &seen, stop) => {}
     }
@@ -138,7 +141,9 @@ fn take(etcd: &Etcd, terms: &Terms, table: Table, seen: &AtomicU64, told: &Told)
     let shards = if terms.shards == 0 { table.terms.shards } else { terms.shards };
     if let Err(why) = (Terms { shards, ..terms.clone() }).check(&table.terms) {
         let key = etcd.table_key();
-        let why = format!("{key} in {etcd} is for others, who have {why}; take another --etcd-prefix for this model");
+        let why = format!(
+            "{key} in {etcd} is for others, who have {why}; take another --etcd-prefix for this model"
+        );
         tracing::error!("{why}");
         return told.set_why(why);
     }
@@ -171,13 +176,13 @@ async fn attention(etcd: &Etcd, told: &Told, mut stop: watch::Receiver<()>) {
         told.set(&places);
     };
     tokio::select! {
-        () = watch(etcd, etcd.key(ATTENTION, None), told, tell) => {}
+        () = follow(etcd, etcd.key(ATTENTION, None), told, tell) => {}
         _ = stop.changed() => {}
     }
 }
 
 /// Tells of what lies in etcd for ever, whatever happens to etcd.
-async fn watch(etcd: &Etcd, key: String, told: &Told, tell: impl Fn(&[Item])) {
+async fn follow(etcd: &Etcd, key: String, told: &Told, tell: impl Fn(&[Item])) {
     let mut trouble = Trouble::default();
     loop {
         let error = match etcd.connect().await {

@@ -118,13 +118,17 @@ async fn within<T>(
     request: impl Future<Output = Result<T, etcd_client::Error>>,
 ) -> Result<T> {
     let answer = tokio::time::timeout(limit, request).await;
-    answer.with_context(|| format!("nothing in {} seconds", limit.as_secs_f64()))?.map_err(|error| explain(&error))
+    answer
+        .with_context(|| format!("nothing in {} seconds", limit.as_secs_f64()))?
+        .map_err(|error| explain(&error))
 }
 
 /// The deepest reason, which says most.
 fn explain(error: &etcd_client::Error) -> anyhow::Error {
     let mut deepest: &dyn std::error::Error = match error {
-        etcd_client::Error::GRpcStatus(status) if status.source().is_none() => return anyhow!("{}", status.message()),
+        etcd_client::Error::GRpcStatus(status) if status.source().is_none() => {
+            return anyhow!("{}", status.message());
+        }
         etcd_client::Error::GRpcStatus(status) => status,
         etcd_client::Error::TransportError(error) => error,
         error => error,

@@ -56,7 +56,9 @@ impl Table {
                     records.retain(|(_, old)| old.address != record.address);
                     records.push((&item.key, record));
                 }
-                Err(error) => drop(out.insert(item.key.clone(), format!("its record cannot be read: {error}"))),
+                Err(error) => {
+                    drop(out.insert(item.key.clone(), format!("its record cannot be read: {error}")))
+                }
             }
         }
         let terms = Terms { shards: shards(wanted, before, &records), ..wanted.clone() };
@@ -66,7 +68,8 @@ impl Table {
             match (fits, table.shards.get_mut(worker.shard)) {
                 (Ok(()), Some(shard)) => shard.push(Entry { address, incarnation: worker.incarnation }),
                 (Ok(()), None) => {
-                    let why = format!("{address} says it holds shard {} of {}", worker.shard, table.terms.shards);
+                    let why =
+                        format!("{address} says it holds shard {} of {}", worker.shard, table.terms.shards);
                     table.out.insert(key.to_owned(), why);
                 }
                 (Err(why), _) => drop(table.out.insert(key.to_owned(), format!("{address} has {why}"))),

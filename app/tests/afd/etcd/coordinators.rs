@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tread::afd::etcd::{Lease, Leader, Table};
+use tread::afd::etcd::{Leader, Lease, Table};
 use tread::afd::hello::{PROTOCOL, Terms};
 use tread_core::afd::Sharding;
 use tread_core::graph::EdgeDType;
@@ -97,6 +97,6 @@ fn a_stopped_coordinator_is_replaced_and_gives_way() {
     let after = cluster.wait_for_table(|table| addresses(table)[0].contains(&third.address().to_string()));
     assert_eq!(after.epoch, table.epoch + 1);
     assert_eq!((coordinates(&old), coordinates(&new)), (1, 1));
-    assert_eq!(cluster.get(&format!("{PREFIX}/coordinator/")).len(), 2, "both stand for election");
+    wait("both stand for election", || cluster.get(&format!("{PREFIX}/coordinator/")).len() == 2);
     assert_eq!((answer(&old), answer(&new)), (expected.clone(), expected));
 }

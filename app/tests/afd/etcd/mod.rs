@@ -116,7 +116,8 @@ fn streams_go_on_without_etcd_and_when_it_is_back() {
     assert_eq!(found.unwrap(), expected);
     let after = after.unwrap();
     assert!(after.epoch > before.epoch);
-    let lives = |table: &Table| -> Vec<u64> { table.shards.iter().flatten().map(|e| e.incarnation).collect() };
+    let lives =
+        |table: &Table| -> Vec<u64> { table.shards.iter().flatten().map(|e| e.incarnation).collect() };
     assert!(lives(&after).iter().all(|life| !lives(&before).contains(life)), "nothing was known of them");
     // Whoever comes new finds the same.
     let mut fresh = crate::streams::engine(&model, executable(&model, &cluster.afd()).unwrap());

@@ -16,7 +16,7 @@ use crate::streams::{engine, executable, expected, run};
 
 /// Why nothing comes of it.
 fn error(afd: &AfdOptions) -> String {
-    let afd = AfdOptions { hold: Duration::from_secs(1), ..afd.clone() };
+    let afd = AfdOptions { hold: Duration::from_secs(5), ..afd.clone() };
     format!("{:#}", executable(&model("nano"), &afd).unwrap_err())
 }
 
@@ -55,7 +55,10 @@ fn a_prefix_is_for_one_model() {
     let mut engine = engine(&model, executable(&model, &cluster.afd()).unwrap());
     let before = cluster.table();
     let found = error(&AfdOptions { dtype: EdgeDType::BF16, ..cluster.afd() });
-    says(&found, &["/tread/test/table", "--afd-dtype: attention has bf16, the FFN worker f32", "--etcd-prefix"]);
+    says(
+        &found,
+        &["/tread/test/table", "--afd-dtype: attention has bf16, the FFN worker f32", "--etcd-prefix"],
+    );
     assert_eq!(cluster.table(), before);
     let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
     assert_eq!(run(&model, &mut engine, |_| ()).unwrap(), expected);

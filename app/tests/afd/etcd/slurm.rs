@@ -43,7 +43,9 @@ fn ports(count: u16) -> u16 {
     loop {
         let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let last = first.saturating_add(count - 1);
-        if last - first == count - 1 && (first..=last).all(|port| TcpListener::bind(("0.0.0.0", port)).is_ok()) {
+        if last - first == count - 1
+            && (first..=last).all(|port| TcpListener::bind(("0.0.0.0", port)).is_ok())
+        {
             return first;
         }
     }
@@ -51,7 +53,8 @@ fn ports(count: u16) -> u16 {
 
 fn ask(url: &str, key: &str) -> Option<Value> {
     let body = json!({"prompt": "Who goes there?", "max_tokens": 12, "temperature": 0});
-    let request = ureq::post(format!("{url}/v1/completions")).header("Authorization", &format!("Bearer {key}"));
+    let request =
+        ureq::post(format!("{url}/v1/completions")).header("Authorization", &format!("Bearer {key}"));
     let mut response = request.send_json(body).ok()?;
     Some(response.body_mut().read_json::<Value>().unwrap()["choices"][0]["text"].clone())
 }

@@ -19,15 +19,8 @@ fn terms(shards: usize) -> Terms {
 
 fn record(address: &str, incarnation: u64, shard: usize, shards: usize) -> Record {
     let device = "CPU".to_owned();
-    let worker = Welcome {
-        terms: terms(shards),
-        shard,
-        max_rows: 64,
-        slots: 6,
-        incarnation,
-        device,
-        weight_bytes: 1,
-    };
+    let worker =
+        Welcome { terms: terms(shards), shard, max_rows: 64, slots: 6, incarnation, device, weight_bytes: 1 };
     Record { address: address.to_owned(), worker }
 }
 
