@@ -70,7 +70,7 @@ async fn serving(args: &FfnWorkerArgs, served: &Served, signals: &mut Signals) -
             Ok(true)
         }
         // Somebody else has asked for it.
-        () = served.draining() => Ok(true),
+        () = served.asked_to_drain() => Ok(true),
         () = orphaned(args.while_stdin) => Ok(false),
         why = served.failed() => bail!("{why}"),
     }

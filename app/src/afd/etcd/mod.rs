@@ -92,6 +92,8 @@ impl Etcd {
             .with_connect_timeout(REQUEST)
             .with_keep_alive(every, timeout)
             .with_keep_alive_while_idle(false)
+            // A member that has lost the others must not keep us waiting.
+            .with_require_leader(true)
             .with_auto_token_refresh(true);
         if let Some(ca) = &self.ca {
             let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
