@@ -73,7 +73,8 @@ mod tests {
         life.answer_until(Some(Instant::now()));
         thread::scope(|scope| {
             let (said, heard) = mpsc::channel();
-            let speaker = scope.spawn(|| drop(said.send(life.may_answer())));
+            let life = &life;
+            let speaker = scope.spawn(move || said.send(life.may_answer()).unwrap());
             life.begin_anew();
             assert!(heard.try_recv().is_err(), "it speaks before it may");
             life.answer_until(None);
