@@ -131,7 +131,7 @@ impl fmt::Display for Members {
             Self::File(path) => write!(f, "workers listed in {}", path.display()),
             Self::Started(_) => f.write_str("workers on this machine"),
             #[cfg(feature = "cluster")]
-            Self::Etcd(etcd) => write!(f, "workers in {etcd}"),
+            Self::Etcd(etcd) => write!(f, "workers registered under {}", etcd.prefix),
         }
     }
 }

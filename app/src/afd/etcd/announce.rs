@@ -102,7 +102,7 @@ async fn register(etcd: &Etcd, kind: &str, who: &dyn Announced) -> Result<(Strin
         bail!("{key} is there already");
     }
     who.may_answer(Some(asked + lease.ttl));
-    tracing::info!(key, record = record["address"].as_str(), "registered in {etcd}");
+    tracing::info!(key, address = record["address"].as_str(), "registered in {etcd}");
     Ok((key, lease))
 }
 

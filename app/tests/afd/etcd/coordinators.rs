@@ -63,7 +63,7 @@ async fn cluster_epoch(cluster: &Cluster) -> u64 {
 }
 
 fn answer(server: &Server) -> serde_json::Value {
-    let body = json!({"prompt": "Who goes there?", "max_tokens": 8, "temperature": 0});
+    let body = json!({"prompt": "Who goes there?", "max_tokens": 8, "temperature": 0, "ignore_eos": true});
     let mut response = ureq::post(server.url("/v1/completions")).send_json(body).unwrap();
     response.body_mut().read_json::<serde_json::Value>().unwrap()["choices"][0]["text"].clone()
 }

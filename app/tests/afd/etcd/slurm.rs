@@ -52,7 +52,7 @@ fn ports(count: u16) -> u16 {
 }
 
 fn ask(url: &str, key: &str) -> Option<Value> {
-    let body = json!({"prompt": "Who goes there?", "max_tokens": 12, "temperature": 0});
+    let body = json!({"prompt": "Who goes there?", "max_tokens": 12, "temperature": 0, "ignore_eos": true});
     let request =
         ureq::post(format!("{url}/v1/completions")).header("Authorization", &format!("Bearer {key}"));
     let mut response = request.send_json(body).ok()?;
