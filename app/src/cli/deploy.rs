@@ -44,7 +44,7 @@ fn pods() -> Vec<(String, Value, Cli)> {
     found
 }
 
-/// A probe, or what is done before the end, takes so many seconds.
+/// Seconds that pass before SIGTERM comes.
 fn before_stop(pod: &Value) -> u64 {
     let command = &pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"];
     command[1].as_str().map_or(0, |seconds| seconds.parse().unwrap())

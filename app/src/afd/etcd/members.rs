@@ -121,7 +121,7 @@ async fn ffn(etcd: &Etcd, terms: &Terms, told: &Told, stop: watch::Receiver<()>)
     let tell = |items: &[Item]| {
         let table = items.iter().find(|item| item.key == etcd.table_key());
         match table.map(|item| serde_json::from_slice::<Table>(&item.value)) {
-            Some(Ok(table)) => take(etcd, terms, table, &seen, told),
+            Some(Ok(table)) => take(etcd, terms, &table, &seen, told),
             Some(Err(error)) => {
                 told.set_why(format!("{} in {etcd} cannot be read: {error}", etcd.table_key()))
             }
@@ -130,14 +130,14 @@ async fn ffn(etcd: &Etcd, terms: &Terms, told: &Told, stop: watch::Receiver<()>)
         }
     };
     tokio::select! {
-        () = follow(etcd, etcd.table_key(), told, tell) => {}
+        () = follow(etcd, &etcd.table_key(), told, tell) => {}
         // Ends when it is told to.
         () = coordinate(etcd, terms, &seen, stop) => {}
     }
 }
 
 /// Goes by a table if it is a newer one.
-fn take(etcd: &Etcd, terms: &Terms, table: Table, seen: &AtomicU64, told: &Told) {
+fn take(etcd: &Etcd, terms: &Terms, table: &Table, seen: &AtomicU64, told: &Told) {
     let shards = if terms.shards == 0 { table.terms.shards } else { terms.shards };
     if let Err(why) = (Terms { shards, ..terms.clone() }).check(&table.terms) {
         let key = etcd.table_key();
@@ -176,18 +176,18 @@ async fn attention(etcd: &Etcd, told: &Told, mut stop: watch::Receiver<()>) {
         told.set(&places);
     };
     tokio::select! {
-        () = follow(etcd, etcd.key(ATTENTION, None), told, tell) => {}
+        () = follow(etcd, &etcd.key(ATTENTION, None), told, tell) => {}
         _ = stop.changed() => {}
     }
 }
 
 /// Tells of what lies in etcd for ever, whatever happens to etcd.
-async fn follow(etcd: &Etcd, key: String, told: &Told, tell: impl Fn(&[Item])) {
+async fn follow(etcd: &Etcd, key: &str, told: &Told, tell: impl Fn(&[Item])) {
     let mut trouble = Trouble::default();
     loop {
         let error = match etcd.connect().await {
             Ok(client) => {
-                let mut follow = Follow::new(client, key.clone());
+                let mut follow = Follow::new(client, key.to_owned());
                 loop {
                     match follow.next().await {
                         Ok(items) => {

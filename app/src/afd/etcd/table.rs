@@ -31,7 +31,7 @@ pub struct Entry {
 /// Who is asked for what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// Grows with every table, see [`Table::epoch_after`].
+    /// Grows with every table.
     pub epoch: u64,
     /// What its workers agree on.
     pub terms: Terms,

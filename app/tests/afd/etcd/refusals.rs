@@ -81,7 +81,7 @@ fn without_etcd_the_error_says_where_it_should_be() {
 }
 
 #[test]
-fn flags_that_make_no_sense_are_refused_before_anything_is_loaded() {
+fn flags_that_make_no_sense_are_refused() {
     let fails = |args: &[&str], parts: &[&str]| {
         let output = Command::new(TREAD).args(args).output().unwrap();
         assert!(!output.status.success());
