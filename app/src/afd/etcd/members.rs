@@ -129,8 +129,9 @@ async fn ffn(etcd: &Etcd, terms: &Terms, told: &Told, stop: watch::Receiver<()>)
             None => {}
         }
     };
+    let key = etcd.table_key();
     tokio::select! {
-        () = follow(etcd, &etcd.table_key(), told, tell) => {}
+        () = follow(etcd, &key, told, tell) => {}
         // Ends when it is told to.
         () = coordinate(etcd, terms, &seen, stop) => {}
     }
@@ -175,8 +176,9 @@ async fn attention(etcd: &Etcd, told: &Told, mut stop: watch::Receiver<()>) {
         told.set_why(String::new());
         told.set(&places);
     };
+    let key = etcd.key(ATTENTION, None);
     tokio::select! {
-        () = follow(etcd, &etcd.key(ATTENTION, None), told, tell) => {}
+        () = follow(etcd, &key, told, tell) => {}
         _ = stop.changed() => {}
     }
 }
