@@ -2,6 +2,10 @@
 
 mod afd;
 mod bench;
+#[cfg(all(test, feature = "cluster"))]
+mod deploy;
+#[cfg(feature = "cluster")]
+mod etcd;
 mod plan;
 mod serve;
 mod worker;

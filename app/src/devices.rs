@@ -48,7 +48,7 @@ pub(crate) fn apart(
     args: &AfdArgs,
 ) -> Result<Box<dyn Backend>> {
     let (sharding, dtype) = (args.sharding.into(), args.afd_dtype.into());
-    let Some(ffn) = &args.ffn else {
+    let Some(ffn) = args.pool()? else {
         return Ok(if dtype == EdgeDType::F32 {
             device
         } else {
@@ -65,7 +65,7 @@ pub(crate) fn apart(
         micro_batches: args.micro_batches as usize,
         hold: args.ffn_hold,
         grpc: GrpcOptions { ca: args.ffn_ca.as_ref().map(read).transpose()?, token },
-        ..AfdOptions::new(ffn.clone())
+        ..AfdOptions::new(ffn)
     };
     Ok(Box::new(Disaggregated::new(Arc::clone(model), device, options)))
 }

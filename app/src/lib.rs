@@ -30,6 +30,7 @@ mod worker;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
 /// What the binary does.
 pub fn command_line() -> ExitCode {
@@ -39,10 +40,10 @@ pub fn command_line() -> ExitCode {
     let Some(command) = cli.command.or_else(page) else { return ExitCode::FAILURE };
     // The server sets its own log up.
     if !matches!(command, cli::Command::Serve(_)) {
-        tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .with_writer(std::io::stderr)
-            .init();
+        // A worker has nobody else to tell.
+        let usual = if matches!(command, cli::Command::Worker(_)) { "info" } else { "error" };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
     let result = match &command {
         cli::Command::Chat(args) => chat::run(args),

@@ -47,9 +47,9 @@ impl Server {
         let mut process = command.spawn().expect("tread starts");
         let log = Arc::new(Mutex::new(String::new()));
         let (sender, addresses) = mpsc::channel();
-        keep(process.stdout.take(), &log, &sender);
-        keep(process.stderr.take(), &log, &sender);
-        drop(sender);
+        keep(process.stdout.take(), &log, Some(sender));
+        // What is logged may name others' addresses.
+        keep(process.stderr.take(), &log, None);
         let Ok(address) = addresses.recv() else {
             panic!("{command:?} did not listen: {}", log.lock().unwrap());
         };
@@ -131,20 +131,20 @@ pub fn signal(process: u32, name: &str) {
     assert!(status.expect("kill starts").success());
 }
 
-/// Keeps the lines of a stream and looks for the address in them.
+/// Keeps the lines of a stream, and looks for the address in them if somebody wants it.
 fn keep(
     stream: Option<impl Read + Send + 'static>,
     log: &Arc<Mutex<String>>,
-    addresses: &mpsc::Sender<SocketAddr>,
+    addresses: Option<mpsc::Sender<SocketAddr>>,
 ) {
-    let (stream, log, addresses) = (stream.expect("a pipe"), Arc::clone(log), addresses.clone());
+    let (stream, log) = (stream.expect("a pipe"), Arc::clone(log));
     thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             let url =
                 line.split_once("http://").or_else(|| line.split_once("https://")).map(|(_, rest)| rest);
             let address = url.and_then(|rest| rest.split([' ', '/']).next()?.parse().ok());
             log.lock().unwrap().extend([&line, "\n"]);
-            if let Some(address) = address {
+            if let (Some(address), Some(addresses)) = (address, &addresses) {
                 // Only the first is waited for.
                 let _ = addresses.send(address);
             }

@@ -77,6 +77,22 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     apt_get(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())
 }
 
+/// Installs what is needed to build Tread with the feature `cluster`: the compiler of etcd's interface.
+pub(crate) fn cluster() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        eprintln!(
+            "The feature `cluster` needs protoc (Protocol Buffers); please see to it that it is there."
+        );
+        return Ok(());
+    }
+    apt(&["protobuf-compiler", "libprotobuf-dev"])
+}
+
+/// Installs etcd. Tests start their own; the one that Debian starts along with the package is not used.
+pub(crate) fn etcd() -> Result<()> {
+    if cfg!(target_os = "linux") { apt(&["etcd-server"]) } else { Ok(()) }
+}
+
 /// Sees to the components of the Rust toolchain that the checks use (a minimal rustup lacks them).
 pub(crate) fn rust_components() -> Result<()> {
     for (tool, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {

@@ -56,6 +56,7 @@ impl Stage {
             }
             Self::Clippy => {
                 machine::rust_components()?;
+                machine::cluster()?;
                 start(&mut cargo(&[
                     "clippy",
                     "--workspace",
@@ -66,11 +67,16 @@ impl Stage {
                     "warnings",
                 ])?)
             }
-            Self::Doc => start(
-                cargo(&["doc", "--workspace", CLUSTER, "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"),
-            ),
+            Self::Doc => {
+                machine::cluster()?;
+                start(
+                    cargo(&["doc", "--workspace", CLUSTER, "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"),
+                )
+            }
             Self::Web => web::build(),
             Self::Test => {
+                machine::cluster()?;
+                machine::etcd()?;
                 let mut tests = cargo(&["test", "--workspace", CLUSTER])?;
                 if let Some(driver) = machine::software_vulkan()? {
                     use_vulkan_driver(&mut tests, &driver);

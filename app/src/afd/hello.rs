@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tread_core::afd::Sharding;
 use tread_core::graph::EdgeDType;
@@ -11,7 +12,7 @@ use tread_core::model::Model;
 pub const PROTOCOL: u32 = 1;
 
 /// What a pool and its workers must agree on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// See [`PROTOCOL`].
     pub protocol: u32,
@@ -39,7 +40,7 @@ pub struct Hello {
 }
 
 /// What a worker is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// What both must agree on.
     pub terms: Terms,
@@ -57,36 +58,50 @@ pub struct Welcome {
     pub weight_bytes: u64,
 }
 
+impl Terms {
+    /// Whether attention that has these and an FFN worker understand each other.
+    ///
+    /// # Errors
+    /// A text that names what differs, with what attention has first.
+    pub fn check(&self, theirs: &Self) -> Result<(), String> {
+        if self.protocol != theirs.protocol {
+            return differ("different versions of the protocol", &self.protocol, &theirs.protocol);
+        }
+        if self.model != theirs.model {
+            return differ("different models", &self.model, &theirs.model);
+        }
+        if self.hidden != theirs.hidden {
+            return differ("different widths of activations", &self.hidden, &theirs.hidden);
+        }
+        if self.dtype != theirs.dtype {
+            return differ("different --afd-dtype", &self.dtype.name(), &theirs.dtype.name());
+        }
+        if self.sharding != theirs.sharding {
+            return differ("different --sharding", &self.sharding.name(), &theirs.sharding.name());
+        }
+        if self.shards != theirs.shards {
+            return differ("different numbers of shards", &self.shards, &theirs.shards);
+        }
+        Ok(())
+    }
+}
+
+fn differ(what: &str, own: &dyn fmt::Display, theirs: &dyn fmt::Display) -> Result<(), String> {
+    Err(format!("{what}: attention has {own}, the FFN worker {theirs}"))
+}
+
 impl Hello {
     /// Whether this worker will do. Both sides ask.
     ///
     /// # Errors
-    /// A text that names what differs, with what attention has first.
+    /// As [`Terms::check`].
     pub fn check(&self, worker: &Welcome) -> Result<(), String> {
-        let (own, theirs) = (&self.terms, &worker.terms);
-        let differ = |what: &str, own: &dyn fmt::Display, theirs: &dyn fmt::Display| {
-            Err(format!("{what}: attention has {own}, the FFN worker {theirs}"))
-        };
-        if own.protocol != theirs.protocol {
-            return differ("different versions of the protocol", &own.protocol, &theirs.protocol);
-        }
-        if own.model != theirs.model {
-            return differ("different models", &own.model, &theirs.model);
-        }
-        if own.hidden != theirs.hidden {
-            return differ("different widths of activations", &own.hidden, &theirs.hidden);
-        }
-        if own.dtype != theirs.dtype {
-            return differ("different --afd-dtype", &own.dtype.name(), &theirs.dtype.name());
-        }
-        if own.sharding != theirs.sharding {
-            return differ("different --sharding", &own.sharding.name(), &theirs.sharding.name());
-        }
-        if own.shards != theirs.shards {
-            return differ("different numbers of shards", &own.shards, &theirs.shards);
-        }
-        if worker.shard >= theirs.shards {
-            return Err(format!("the FFN worker says it holds shard {} of {}", worker.shard, theirs.shards));
+        self.terms.check(&worker.terms)?;
+        if worker.shard >= worker.terms.shards {
+            return Err(format!(
+                "the FFN worker says it holds shard {} of {}",
+                worker.shard, worker.terms.shards
+            ));
         }
         if self.max_rows > worker.max_rows {
             return differ("calls that are too large (--max-rows)", &self.max_rows, &worker.max_rows);

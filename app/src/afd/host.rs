@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use tread_core::backend::Backend;
 use tread_core::tensor::Tensor;
 
 use super::hello::{Hello, Terms, Welcome};
+use super::life::Life;
 
 /// What a worker is made of.
 pub struct Setup {
@@ -55,7 +57,9 @@ pub struct Host {
 
 #[derive(Debug)]
 struct Shared {
+    /// As it was in its first life.
     welcome: Welcome,
+    life: Life,
     layout: Arc<Layout>,
     /// All who attached.
     peers: Mutex<Peers>,
@@ -128,8 +132,8 @@ impl Host {
     }
 
     /// What it says of itself.
-    pub fn welcome(&self) -> &Welcome {
-        &self.shared.welcome
+    pub fn welcome(&self) -> Welcome {
+        Welcome { incarnation: self.shared.life.incarnation(), ..self.shared.welcome.clone() }
     }
 
     /// What all workers hold.
@@ -148,7 +152,8 @@ impl Host {
     /// # Errors
     /// Why the two do not fit.
     pub fn meet(&self, hello: &Hello) -> Result<Welcome, String> {
-        hello.check(self.welcome()).map(|()| self.welcome().clone())
+        let welcome = self.welcome();
+        hello.check(&welcome).map(|()| welcome)
     }
 
     /// Lets somebody ask, so many calls at a time; what is said to it comes from the receiver, which ends with the worker.
@@ -164,7 +169,7 @@ impl Host {
         }
         drop(peers);
         self.shared.attached.send_modify(|count| *count += 1);
-        let slots = Arc::new(Semaphore::new(slots.clamp(1, self.welcome().slots)));
+        let slots = Arc::new(Semaphore::new(slots.clamp(1, self.shared.welcome.slots)));
         (Peer { host: self.clone(), reply: reply.downgrade(), slots }, replies)
     }
 
@@ -181,6 +186,20 @@ impl Host {
         self.shared.peers().draining
     }
 
+    /// Says nothing from then on, unless it is told a later time, or none, or begins another life. What it would have said
+    /// is held for so long.
+    pub fn answer_until(&self, until: Option<Instant>) {
+        self.shared.life.answer_until(until);
+    }
+
+    /// Ends this life and begins another: all who are attached are let go, with what they have asked, and may meet it anew.
+    /// It says nothing until [`Host::answer_until`] lets it.
+    pub fn begin_anew(&self) {
+        let mut peers = self.shared.peers();
+        self.shared.life.begin_anew();
+        peers.replies.clear();
+    }
+
     /// Waits until nobody is attached.
     pub async fn deserted(&self) {
         // The sender is in `self`, so this cannot fail.
@@ -195,7 +214,7 @@ impl Host {
     }
 
     fn bare(&self, kind: Kind) -> Bytes {
-        frame::bare(Header::bare(kind, self.welcome().incarnation)).unwrap_or_default().into()
+        frame::bare(Header::bare(kind, self.shared.life.incarnation())).unwrap_or_default().into()
     }
 }
 
@@ -227,17 +246,18 @@ fn load(setup: Setup) -> Result<(Worker, Arc<Shared>)> {
     let backend = open()?;
     let worker = Worker::new(Arc::clone(&layout), shard, &weights, &*backend, max_rows, &mut progress);
     let worker = pollster::block_on(worker)?;
+    let life = Life::begin();
     let welcome = Welcome {
         terms,
         shard,
         max_rows,
         slots,
-        incarnation: uuid::Uuid::new_v4().as_u64_pair().0,
+        incarnation: life.incarnation(),
         device: format!("{}, {}", backend.name(), backend.device()),
         weight_bytes: worker.executable().stats().weight_bytes,
     };
     let (attached, ended) = (watch::Sender::new(0), watch::Sender::new(None));
-    Ok((worker, Arc::new(Shared { welcome, layout, peers: Mutex::default(), attached, ended })))
+    Ok((worker, Arc::new(Shared { welcome, life, layout, peers: Mutex::default(), attached, ended })))
 }
 
 /// Computes until nobody is left who could ask, or the device fails.
@@ -254,7 +274,12 @@ fn serve(worker: &mut Worker, jobs: &mpsc::Receiver<Job>, shared: &Shared) -> tr
             group.into_iter().map(|r| ((r.header, r.job), r.call)).unzip();
         match pollster::block_on(worker.compute(&calls)) {
             Ok((outputs, us)) => {
+                let incarnation = shared.life.may_answer();
                 for (((header, job), call), outputs) in headers.into_iter().zip(&calls).zip(&outputs) {
+                    // Asked in an earlier life, so nobody waits for it.
+                    if header.incarnation != incarnation {
+                        continue;
+                    }
                     let header = Header { kind: Kind::Answer, ffn_us: us, ..header };
                     let made = frame::answer(&shared.layout, shared.welcome.shard, header, call, outputs);
                     match made {
@@ -272,10 +297,13 @@ fn serve(worker: &mut Worker, jobs: &mpsc::Receiver<Job>, shared: &Shared) -> tr
 
 /// What is asked, or a refusal.
 fn understand(job: Job, shared: &Shared) -> Option<Ready> {
-    let Welcome { incarnation, shard, max_rows, .. } = shared.welcome;
+    let Welcome { shard, max_rows, .. } = shared.welcome;
+    let incarnation = shared.life.incarnation();
     let parsed = Header::read(&job.frame).and_then(|(header, payload)| {
         if header.kind != Kind::Call || header.incarnation != incarnation {
-            return Err(Error::format("a frame", "it is no call to this worker"));
+            // Whoever means an earlier life must meet this one first: the end of the connection says so.
+            shared.peers().replies.retain(|reply| !reply.same_channel(&job.reply));
+            return Err(Error::format("a frame", "it is no call to this worker in this life"));
         }
         Ok((header, frame::read_call(&shared.layout, shard, &header, payload, max_rows)))
     });

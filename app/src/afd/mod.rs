@@ -2,11 +2,14 @@
 //! workers may die, stop and come back while tokens go on.
 //!
 //! [`load`] makes an executable of a model out of it. [`pool`] keeps calls until they are answered, [`transport`] carries
-//! them, [`host`] is a worker.
+//! them, [`host`] is a worker. With the feature `cluster`, `etcd` knows who belongs to a pool.
 
 mod backend;
+#[cfg(feature = "cluster")]
+pub mod etcd;
 pub mod hello;
 pub mod host;
+mod life;
 mod place;
 pub mod pool;
 pub(crate) mod spawn;
@@ -81,6 +84,9 @@ pub enum Members {
     File(PathBuf),
     /// Those that this process has started, which may change.
     Started(watch::Receiver<Vec<Place>>),
+    /// Those that are registered in etcd, which may change.
+    #[cfg(feature = "cluster")]
+    Etcd(etcd::Etcd),
 }
 
 impl Members {
@@ -95,14 +101,23 @@ impl Members {
         match self {
             Self::Places(places) => places.iter().any(|place| matches!(place, Place::Address(_))),
             Self::File(_) | Self::Started(_) => true,
+            #[cfg(feature = "cluster")]
+            Self::Etcd(_) => true,
         }
     }
 
-    fn membership(&self) -> Arc<dyn Membership> {
+    /// `wanted`: what they must agree to; a number of shards of 0 leaves that to them.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(unused_variables, reason = "only etcd's members are chosen by it")
+    )]
+    fn membership(&self, wanted: &Terms) -> Arc<dyn Membership> {
         match self {
             Self::Places(places) => Arc::new(Static(places.clone())),
             Self::File(path) => Arc::new(Listed(path.clone())),
             Self::Started(places) => Arc::new(places.clone()),
+            #[cfg(feature = "cluster")]
+            Self::Etcd(etcd) => Arc::new(etcd::Registered::ffn(etcd.clone(), wanted.clone())),
         }
     }
 }
@@ -115,6 +130,8 @@ impl fmt::Display for Members {
             }
             Self::File(path) => write!(f, "workers listed in {}", path.display()),
             Self::Started(_) => f.write_str("workers on this machine"),
+            #[cfg(feature = "cluster")]
+            Self::Etcd(etcd) => write!(f, "workers registered under {}", etcd.prefix),
         }
     }
 }
@@ -163,7 +180,8 @@ pub async fn load(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Box<dyn Executable>> {
     ensure!(afd.micro_batches > 0, "at least one micro-batch must be in flight");
-    let membership = afd.ffn.membership();
+    let wanted = terms(model, afd.sharding, afd.shards.unwrap_or(0), afd.dtype)?;
+    let membership = afd.ffn.membership(&wanted);
     let ways = Ways { devices: Arc::default(), addresses: Arc::new(Grpc::new(afd.grpc.clone())) };
     let shards = match afd.shards {
         Some(shards) => shards,
@@ -175,7 +193,7 @@ pub async fn load(
     };
     let graph = shape(&model.graph, afd.sharding, afd.dtype);
     let layout = Arc::new(Layout::new(&graph, afd.sharding, shards)?);
-    let terms = terms(model, afd.sharding, shards, afd.dtype)?;
+    let terms = Terms { shards, ..wanted };
     let hello = Hello { terms, max_rows: options.max_rows, slots: 2 * afd.micro_batches };
     start_devices(model, &afd.ffn.devices(), &ways.devices, &layout, &hello)?;
     let pool = Pool::start(layout, hello, membership, Arc::new(ways), afd.hold)?;

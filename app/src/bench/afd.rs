@@ -50,7 +50,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let model = Arc::new(load::model(args.model.as_deref())?);
     let mut afd = args.apart.clone();
     let device = (args.backend, args.adapter.as_ref());
-    let workers = match &afd.ffn {
+    let workers = match afd.pool()? {
         Some(_) => None,
         None => Some(Workers::of_model(args.model.as_deref(), device, &afd, (1, SEQUENCES))?),
     };

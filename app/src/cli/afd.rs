@@ -4,18 +4,21 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use anyhow::Result;
+use clap::{ArgGroup, Args};
 
+#[cfg(feature = "cluster")]
+use super::etcd::EtcdArgs;
 use super::serve::seconds;
 use super::worker::{EdgeChoice, ShardingChoice};
 use crate::afd::{MICRO_BATCHES, Members};
 
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Attention and FFN apart")]
+#[command(next_help_heading = "Attention and FFN apart", group = ArgGroup::new("pool").multiple(true))]
 pub(crate) struct AfdArgs {
     /// The FFN pool: devices of this process (cpu, wgpu, wgpu:ADAPTER) and addresses of `tread worker ffn`, as
     /// cpu,wgpu:0 or node-7:4000,node-8:4000; or @FILE with one address a line [default: FFNs run where attention does].
-    #[arg(long, value_name = "PLACES")]
+    #[arg(long, value_name = "PLACES", group = "pool")]
     pub(crate) ffn: Option<Members>,
     /// How FFNs are spread over the pool.
     #[arg(long, value_enum, default_value_t)]
@@ -33,11 +36,29 @@ pub(crate) struct AfdArgs {
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) ffn_hold: Duration,
     /// Who signs the FFN workers' certificates (PEM) [default: connections are not encrypted].
-    #[arg(long, requires = "ffn", value_name = "FILE")]
+    #[arg(long, requires = "pool", value_name = "FILE")]
     pub(crate) ffn_ca: Option<PathBuf>,
     /// File with the token that FFN workers ask for.
-    #[arg(long, requires = "ffn", value_name = "FILE")]
+    #[arg(long, requires = "pool", value_name = "FILE")]
     pub(crate) ffn_token_file: Option<PathBuf>,
+    /// Where FFN workers are found without --ffn.
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
+}
+
+impl AfdArgs {
+    /// The FFN pool, if there is one: as --ffn says, else in etcd.
+    ///
+    /// # Errors
+    /// When what is said of etcd cannot be used.
+    pub(crate) fn pool(&self) -> Result<Option<Members>> {
+        #[cfg(feature = "cluster")]
+        if self.ffn.is_none() {
+            return Ok(self.etcd.etcd()?.map(Members::Etcd));
+        }
+        Ok(self.ffn.clone())
+    }
 }
 
 /// How many workers each pool has.

@@ -47,7 +47,7 @@ pub(crate) struct ServeArgs {
     pub(crate) attention: Vec<String>,
     /// Both pools on this machine, as 2A2F: so many engines for attention in this process, and so many FFN workers as
     /// processes of their own, which are started again when they end.
-    #[arg(long, value_name = "POOLS", conflicts_with_all = ["attention", "ffn"], help_heading = "Attention and FFN apart")]
+    #[arg(long, value_name = "POOLS", conflicts_with_all = ["attention", "pool"], help_heading = "Attention and FFN apart")]
     pub(crate) afd: Option<PoolSizes>,
     /// Most sequences computed together.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]

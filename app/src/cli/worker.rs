@@ -10,8 +10,12 @@ use tread_core::afd::Sharding;
 use tread_core::graph::EdgeDType;
 use tread_shaders::Selector;
 
+#[cfg(feature = "cluster")]
+use super::etcd::EtcdArgs;
 use super::serve::seconds;
 use super::{BackendChoice, MODEL_HELP};
+#[cfg(feature = "cluster")]
+use crate::afd::Place;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
@@ -75,6 +79,10 @@ pub(crate) struct FfnWorkerArgs {
     /// Address to listen on; port 0 takes a free one. Beyond this machine only with --tls-cert, --tls-key, --token-file.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
+    /// Address at which attention reaches this worker, registered in etcd [default: where it listens].
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "HOST:PORT", requires = "etcd", value_parser = address)]
+    pub(crate) advertise: Option<String>,
     /// Most rows of a call, and of calls computed together.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub(crate) max_rows: u32,
@@ -102,6 +110,19 @@ pub(crate) struct FfnWorkerArgs {
     /// Seconds that attention workers have to go elsewhere after SIGTERM.
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) drain_timeout: Duration,
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
+}
+
+#[cfg(feature = "cluster")]
+fn address(text: &str) -> Result<String, String> {
+    match text.parse()? {
+        Place::Address(address) => Ok(address),
+        Place::Device { name, .. } => {
+            Err(format!("{name} is a device, but others need an address (host:port)"))
+        }
+    }
 }
 
 /// A shard and the number of all.

@@ -1,5 +1,8 @@
 //! `tread worker`: one of the processes of which a pool is made.
 
+#[cfg(feature = "cluster")]
+mod register;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +22,8 @@ pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
     let security = security(args)?;
     // Before the weights are read, which takes long.
     security.check(args.listen)?;
+    #[cfg(feature = "cluster")]
+    let etcd = register::etcd(args)?;
     let host = host(args)?;
     let name = args.model.as_deref().unwrap_or(crate::embedded::NAME);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -38,24 +43,41 @@ pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
             welcome.device,
             served.address()
         );
-        run(args, &served).await
+        #[cfg(feature = "cluster")]
+        let registered = etcd.map(|etcd| register::announce(etcd, args, &host, served.address()));
+        let mut signals = Signals::new()?;
+        let drains = serving(args, &served, &mut signals).await;
+        // Before it takes no more calls, so that nobody comes who would have to go again.
+        #[cfg(feature = "cluster")]
+        if let Some(registered) = registered {
+            registered.withdraw().await;
+        }
+        if drains? {
+            served.drain();
+            drained(args, &served, &mut signals).await?;
+        }
+        Ok(())
     });
     runtime.shutdown_background();
     result
 }
 
-async fn run(args: &FfnWorkerArgs, served: &Served) -> Result<()> {
-    let mut signals = Signals::new()?;
+/// Serves until the worker is to end, and says whether there is time to drain.
+async fn serving(args: &FfnWorkerArgs, served: &Served, signals: &mut Signals) -> Result<bool> {
     tokio::select! {
         () = signals.next() => {
             tracing::info!("stopping once nobody uses this worker; a second signal stops at once");
-            served.drain();
+            Ok(true)
         }
-        // Somebody else may have asked for it.
-        () = served.drained() => return Ok(()),
-        () = orphaned(args.while_stdin) => return Ok(()),
+        // Somebody else has asked for it.
+        () = served.asked_to_drain() => Ok(true),
+        () = orphaned(args.while_stdin) => Ok(false),
         why = served.failed() => bail!("{why}"),
     }
+}
+
+/// Waits until nobody uses the worker any more.
+async fn drained(args: &FfnWorkerArgs, served: &Served, signals: &mut Signals) -> Result<()> {
     tokio::select! {
         () = served.drained() => Ok(()),
         () = signals.next() => bail!("stopped before all attention workers had gone elsewhere"),

@@ -2,6 +2,9 @@
 //! of one device.
 
 mod conformance;
+#[cfg(all(feature = "cluster", target_os = "linux"))]
+mod etcd;
+mod lives;
 mod models;
 #[cfg(target_os = "linux")]
 mod network;

@@ -35,7 +35,7 @@ pub enum Kind {
 pub struct Header {
     /// What it is.
     pub kind: Kind,
-    /// The routing table by which the call was sent; an answer repeats it.
+    /// How often those who are asked had changed when the call was sent; an answer repeats it.
     pub epoch: u64,
     /// The life of the worker that is asked, or that answers.
     pub incarnation: u64,

@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Answer, Call};
 use crate::graph::{Edge, Graph, Op, Part, PartGraph};
 use crate::{Error, Result};
 
 /// How FFNs are spread over workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Sharding {
     /// Each worker has some layers, whole.
     #[default]

@@ -1,9 +1,12 @@
 //! What crosses from pool to pool, in which type, and who adds up the experts.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Graph, Node, Op, Side, Value, ValueId};
 
 /// The type in which activations cross from pool to pool (Step-3 paper, section 4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EdgeDType {
     /// As they are computed: f32.
     #[default]
@@ -12,6 +15,7 @@ pub enum EdgeDType {
     BF16,
     /// From attention to FFN E4M3 in groups of [`F8_GROUP`](crate::afd::activations::F8_GROUP) columns, each with a power of two as its scale (the least
     /// with which the group's largest element fits); back in bfloat16.
+    #[serde(rename = "fp8")]
     F8,
 }
 

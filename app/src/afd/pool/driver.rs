@@ -45,6 +45,7 @@ impl Driver {
     /// Runs until the pipeline is dropped.
     pub(super) async fn run(mut self) {
         self.links.members(&self.members.borrow_and_update().clone());
+        self.tell();
         let mut listed = true;
         loop {
             let tick = self.recovery.next_tick().map(|at| tokio::time::Instant::from_std(self.start + at));

@@ -19,6 +19,11 @@ pub trait Membership: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// When nothing can be known of the members.
     fn watch(&self) -> Result<watch::Receiver<Vec<Place>>>;
+
+    /// Why there are not more of them, where that is known; else empty.
+    fn why(&self) -> String {
+        String::new()
+    }
 }
 
 /// Always the same.

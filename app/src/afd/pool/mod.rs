@@ -87,10 +87,13 @@ pub fn ask(members: &dyn Membership, transport: &dyn Transport, hold: Duration) 
 
 async fn ask_all(members: &dyn Membership, transport: &dyn Transport, hold: Duration) -> Result<Welcome> {
     let end = Instant::now() + hold;
-    let members = members.watch()?;
+    let watched = members.watch()?;
     loop {
-        let places: Vec<Place> = members.borrow().clone();
-        let mut why = "no member is known".to_owned();
+        let places: Vec<Place> = watched.borrow().clone();
+        let mut why = match members.why() {
+            unknown if unknown.is_empty() => "no member is known".to_owned(),
+            known => known,
+        };
         for place in &places {
             match transport.ask(place).await {
                 Ok(welcome) => return Ok(welcome),
@@ -124,6 +127,7 @@ impl Pool {
         let runtime = runtime()?;
         let max_rows = hello.max_rows;
         let shared = Arc::clone(&workers);
+        let membership = Arc::clone(&members);
         let body = move || {
             runtime.block_on(async {
                 let (events_in, events) = unbounded_channel();
@@ -152,22 +156,29 @@ impl Pool {
         };
         let thread = std::thread::Builder::new().name("ffn pool".to_owned()).spawn(body)?;
         let pool = Self { posts: Some(posts), replies, step: 0, workers, max_rows, thread: Some(thread) };
-        pool.wait(&is_ready, hold)?;
+        pool.wait(&is_ready, hold, &*membership)?;
         Ok(pool)
     }
 
-    fn wait(&self, ready: &mpsc::Receiver<Result<(), String>>, hold: Duration) -> Result<()> {
+    fn wait(
+        &self,
+        ready: &mpsc::Receiver<Result<(), String>>,
+        hold: Duration,
+        members: &dyn Membership,
+    ) -> Result<()> {
         match ready.recv_timeout(hold) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(why)) => bail!("{why}"),
             Err(RecvTimeoutError::Disconnected) => bail!("the FFN pool's thread has ended"),
             Err(RecvTimeoutError::Timeout) => {
                 let Pooled { missing, why, .. } = self.workers.get();
+                let whys: Vec<_> = [why, members.why()].into_iter().filter(|why| !why.is_empty()).collect();
                 bail!(
-                    "no FFN worker for {} in {} seconds{}{why}",
+                    "no FFN worker for {} in {} seconds{}{}",
                     missing.join(" and "),
                     hold.as_secs_f64(),
-                    if why.is_empty() { "" } else { ": " }
+                    if whys.is_empty() { "" } else { ": " },
+                    whys.join("; ")
                 )
             }
         }

@@ -38,7 +38,7 @@ impl Inproc {
 #[async_trait]
 impl Transport for Inproc {
     async fn ask(&self, place: &Place) -> Result<Welcome, ConnectError> {
-        Ok(self.host(place)?.welcome().clone())
+        Ok(self.host(place)?.welcome())
     }
 
     async fn connect(&self, place: &Place, hello: &Hello) -> Result<Connection, ConnectError> {

@@ -60,6 +60,7 @@ pub struct Served {
     host: Host,
     address: SocketAddr,
     task: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    asked: watch::Sender<bool>,
     drain: watch::Sender<bool>,
     stop: watch::Sender<bool>,
 }
@@ -72,10 +73,10 @@ pub async fn serve(host: Host, address: SocketAddr, security: &Security) -> Resu
     security.check(address)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
     let address = listener.local_addr()?;
-    let (drain, stop) = (watch::Sender::new(false), watch::Sender::new(false));
+    let [asked, drain, stop] = [(); 3].map(|()| watch::Sender::new(false));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<FfnServer<Service>>().await;
-    let service = FfnServer::new(Service { host: host.clone(), drain: drain.clone() })
+    let service = FfnServer::new(Service { host: host.clone(), asked: asked.clone() })
         .max_decoding_message_size(host.most_bytes() + ENVELOPE);
     let token = Token(security.token.as_ref().map(|token| digest(token.as_bytes())));
     let mut server = Server::builder()
@@ -98,7 +99,7 @@ pub async fn serve(host: Host, address: SocketAddr, security: &Security) -> Resu
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
     tokio::spawn(watch_drain(host.clone(), drain.subscribe(), reporter));
-    Ok(Served { host, address, task, drain, stop })
+    Ok(Served { host, address, task, asked, drain, stop })
 }
 
 /// Says to all who attend or probe that the worker takes no new calls.
@@ -121,7 +122,13 @@ impl Served {
         self.drain.send_replace(true);
     }
 
-    /// Waits until it was asked to drain, by whomever, and all have got their answers and gone.
+    /// Waits until somebody asks over the network that it drain. It does when [`Served::drain`] is called.
+    pub async fn asked_to_drain(&self) {
+        // The sender is in `self`, so this cannot fail.
+        let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
+    }
+
+    /// Waits until it drains, and all have got their answers and gone.
     pub async fn drained(&self) {
         let mut drain = self.drain.subscribe();
         let _ = drain.wait_for(|drain| *drain).await;
@@ -143,7 +150,7 @@ impl Served {
 #[derive(Debug)]
 struct Service {
     host: Host,
-    drain: watch::Sender<bool>,
+    asked: watch::Sender<bool>,
 }
 
 #[tonic::async_trait]
@@ -159,7 +166,7 @@ impl Ffn for Service {
         }
         // Who only asks is told.
         if terms.model.is_empty() {
-            return Ok(Response::new(self.host.welcome().into()));
+            return Ok(Response::new((&self.host.welcome()).into()));
         }
         if self.host.is_draining() {
             return Err(Status::unavailable("the worker is draining"));
@@ -197,7 +204,7 @@ impl Ffn for Service {
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
-        self.drain.send_replace(true);
+        self.asked.send_replace(true);
         Ok(Response::new(DrainReply {}))
     }
 }
