@@ -139,11 +139,14 @@ impl<'a> Lowering<'a> {
     /// product, and so has padding of its own.
     fn slot_for(&mut self, id: ValueId) -> usize {
         let graph = self.context.graph;
-        let (value, per_row) = (graph.value(id), graph.nodes.iter().find_map(|n| match n.op {
-            Op::ExpertsGateUp { top_k, .. } if n.output == Some(id) => Some(top_k),
-            Op::ExpertsDown { top_k, .. } if n.inputs[0] == id => Some(top_k),
-            _ => None,
-        }));
+        let (value, per_row) = (
+            graph.value(id),
+            graph.nodes.iter().find_map(|n| match n.op {
+                Op::ExpertsGateUp { top_k, .. } if n.output == Some(id) => Some(top_k),
+                Op::ExpertsDown { top_k, .. } if n.inputs[0] == id => Some(top_k),
+                _ => None,
+            }),
+        );
         let per_row = per_row.unwrap_or(1);
         self.slot(value.rows, per_row, value.width / per_row)
     }

@@ -232,8 +232,8 @@ impl Cuts {
             let blocks = rows.div_ceil(unit);
             if devices == 0 || devices > blocks {
                 return Err(Error::Config(format!(
-                    "{devices} devices for a shard with matrices of {rows} rows in {blocks} blocks of {unit}; give each \
-                     device at least one block"
+                    "{devices} devices for matrices of {rows} rows in {blocks} blocks of {unit}; there must be a block for \
+                     each device: join fewer"
                 )));
             }
         }
