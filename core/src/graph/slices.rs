@@ -251,7 +251,7 @@ fn matrix_rows(shape: &[usize]) -> usize {
     shape.iter().rev().nth(1).copied().unwrap_or(1)
 }
 
-/// What one of so many has of `rows`, in whole units but for the last, and no unit more than any other has.
+/// What one of so many has of `rows`: whole units but for the last, and at most one more than any other has.
 fn share(rows: usize, unit: usize, of: usize, at: usize) -> Range<usize> {
     let edge = |at: usize| (at * rows.div_ceil(unit) / of * unit).min(rows);
     edge(at)..edge(at + 1)
