@@ -1,7 +1,7 @@
 //! Devices that compute a shard together say bit for bit what one of them says alone.
 
 use tread_core::afd::{Layout, Sharding, TensorParallel};
-use tread_core::backend::{Backend, Executable as _};
+use tread_core::backend::Backend;
 use tread_core::cpu::Cpu;
 use tread_core::graph::{EdgeDType, Graph};
 use tread_core::tensor::{DType, Tensor};
@@ -102,8 +102,8 @@ fn statistics_are_those_of_all_devices() {
     let alone = compile(&Cpu::new(), &part.graph, &weights, options).stats();
     let mut heard = vec![];
     let ffn = together(&|| Box::new(Cpu::new()), 3);
-    let compiled = ffn.compile(&part.graph, &weights, options, &mut |done, total| heard.push((done, total)));
-    let stats = pollster::block_on(compiled).unwrap().stats();
+    let mut hear = |done, total| heard.push((done, total));
+    let stats = pollster::block_on(ffn.compile(&part.graph, &weights, options, &mut hear)).unwrap().stats();
     assert_eq!((stats.weight_bytes, stats.kv_bytes), (alone.weight_bytes, 0));
     assert_eq!(heard.last(), Some(&(alone.weight_bytes, alone.weight_bytes)));
     assert!(heard.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 == pair[1].1), "{heard:?}");
