@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use tread_core::afd::TensorParallel;
 use tread_core::backend::Backend;
 use tread_core::cpu::Cpu;
 use tread_core::graph::EdgeDType;
@@ -86,8 +87,13 @@ pub(crate) fn open(choice: BackendChoice, adapter: Option<&Selector>) -> Result<
     }
 }
 
-/// Opens a device by its name in lists: `cpu`, `wgpu`, `wgpu:ADAPTER`.
+/// Opens a device by its name in lists: `cpu`, `wgpu`, `wgpu:ADAPTER`, or several that compute a shard together, as
+/// `wgpu:0+wgpu:1`.
 pub(crate) fn open_named(name: &str) -> Result<Box<dyn Backend>> {
+    if name.contains('+') {
+        let devices = name.split('+').map(open_named).collect::<Result<_>>()?;
+        return Ok(Box::new(TensorParallel::new(devices)?));
+    }
     match name.split_once(':').unwrap_or((name, "")) {
         ("cpu", "") => open(BackendChoice::Cpu, None),
         ("wgpu", "") => open(BackendChoice::Wgpu, None),
@@ -95,7 +101,7 @@ pub(crate) fn open_named(name: &str) -> Result<Box<dyn Backend>> {
             let Ok(selector) = adapter.parse();
             open(BackendChoice::Wgpu, Some(&selector))
         }
-        _ => bail!("there is no device `{name}`: only cpu, wgpu and wgpu:ADAPTER"),
+        _ => bail!("there is no device `{name}`: only cpu, wgpu and wgpu:ADAPTER, and several joined by +"),
     }
 }
 

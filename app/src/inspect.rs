@@ -92,7 +92,7 @@ fn check_layer(model: &Model, layer: Option<usize>) -> Result<usize> {
         }
         Some(layer) => Ok(layer),
         None => {
-            let experts = model.graph.nodes.iter().find(|n| matches!(n.op, Op::Experts { .. }));
+            let experts = model.graph.nodes.iter().find(|n| matches!(n.op, Op::ExpertsGateUp { .. }));
             Ok(experts.and_then(|n| n.layer).unwrap_or(0))
         }
     }

@@ -117,8 +117,8 @@ fn parameters(graph: &Graph) -> (u64, u64) {
         let sum: u64 = weights.iter().map(|&w| elements(&graph.weight(w).shape)).sum();
         match node.op {
             Op::Embed { .. } => 0,
-            Op::Experts { gate, top_k, .. } => {
-                let experts = graph.weight(gate).shape[0].max(1) as u64;
+            Op::ExpertsGateUp { gate: stack, top_k, .. } | Op::ExpertsDown { down: stack, top_k, .. } => {
+                let experts = graph.weight(stack).shape[0].max(1) as u64;
                 sum / experts * top_k as u64
             }
             _ => sum,

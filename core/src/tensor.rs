@@ -1,5 +1,7 @@
 //! Typed views of tensors that stay where they are: in a mapped file, in the binary, or behind ranged reads.
 
+mod rows;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;

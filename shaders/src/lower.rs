@@ -117,9 +117,10 @@ impl<'a> Lowering<'a> {
             Op::SwiGlu => self.swiglu(node),
             Op::Add => self.add(node),
             Op::RouterTopK { top_k, renormalize } => self.router(node, *top_k, *renormalize),
-            Op::Experts { gate, up, down, top_k, first } => {
-                self.experts(node, [*gate, *up, *down], *top_k, *first)
+            Op::ExpertsGateUp { gate, up, top_k, first } => {
+                self.experts_gate_up(node, [*gate, *up], *top_k, *first)
             }
+            Op::ExpertsDown { down, top_k, first } => self.experts_down(node, *down, *top_k, *first),
             Op::Combine { top_k } => self.combine(node, *top_k),
             Op::Round { to } => self.round(node, *to),
             Op::GatherRows => self.gather(node),
@@ -134,12 +135,28 @@ impl<'a> Lowering<'a> {
         self.plan.slots.len() - 1
     }
 
+    /// A slot for a value. What experts make of a row, one for each choice, are rows of the slot: each is the operand of a
+    /// product, and so has padding of its own.
+    fn slot_for(&mut self, id: ValueId) -> usize {
+        let graph = self.context.graph;
+        let (value, per_row) = (
+            graph.value(id),
+            graph.nodes.iter().find_map(|n| match n.op {
+                Op::ExpertsGateUp { top_k, .. } if n.output == Some(id) => Some(top_k),
+                Op::ExpertsDown { top_k, .. } if n.inputs[0] == id => Some(top_k),
+                _ => None,
+            }),
+        );
+        let per_row = per_row.unwrap_or(1);
+        self.slot(value.rows, per_row, value.width / per_row)
+    }
+
     /// A slot of its own for the node's output.
     fn output(&mut self, node: &Node) -> Result<usize> {
         let id =
             node.output.ok_or_else(|| Error::Unsupported(format!("{} without output", node.op.name())))?;
         let value = self.context.graph.value(id);
-        let slot = self.slot(value.rows, 1, value.width);
+        let slot = self.slot_for(id);
         if matches!(node.op, Op::RouterTopK { .. }) {
             // Read as packed pairs of ids and weights, never as a matrix operand.
             self.plan.slots[slot].stride = value.width as u32;

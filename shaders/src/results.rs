@@ -11,6 +11,8 @@ pub(crate) struct ReadBack {
     pub(crate) tap: Tap,
     pub(crate) buffer: wgpu::Buffer,
     pub(crate) rows: Rows,
+    /// Rows of the slot for each row of the step.
+    pub(crate) per_row: u32,
     pub(crate) width: usize,
     pub(crate) stride: usize,
 }
@@ -35,7 +37,7 @@ impl Wanted {
             Tap::Features => self.features,
             Tap::Hidden(_) => self.hidden,
         };
-        if wanted { self.shape.count(from.rows) as usize * from.stride } else { 0 }
+        if wanted { (self.shape.count(from.rows) * from.per_row) as usize * from.stride } else { 0 }
     }
 
     /// Bytes of all of them.

@@ -50,13 +50,14 @@ impl Segment {
         let read_back = |&(tap, at): &(Tap, usize)| {
             let (shape, buffer) = slot(at)?;
             let (width, stride) = (shape.width as usize, shape.stride as usize);
-            Ok(ReadBack { tap, buffer, rows: shape.rows, width, stride })
+            Ok(ReadBack { tap, buffer, rows: shape.rows, per_row: shape.per_row, width, stride })
         };
         let kept = |slots: &[usize]| {
             let kept = slots.iter().filter_map(|at| Some((*at, buffers.lanes.get(at)?.clone())));
             let kept = kept.map(|(at, copies)| {
                 let (shape, buffer) = slot(at)?;
-                Ok(Kept { buffer, copies, rows: shape.rows, row_bytes: u64::from(shape.stride) * 4 })
+                let row_bytes = u64::from(shape.per_row * shape.stride) * 4;
+                Ok(Kept { buffer, copies, rows: shape.rows, row_bytes })
             });
             kept.collect::<Result<Vec<_>>>()
         };

@@ -14,7 +14,34 @@ pub const VOCAB: usize = 97;
 /// A Step-3 with a layer for each of `moe_layers`, which says whether it has experts: seven in FP8, of which three are
 /// chosen.
 pub fn step3(moe_layers: &[bool]) -> (Graph, Vec<Tensor>) {
-    let config = Step3Config {
+    let graph = models::graph(&ModelConfig::Step3(step3_config(moe_layers)));
+    let weights = random_weights(&mut rng(1), &graph, |name| match name {
+        _ if name.contains("moe.") && !name.contains("moe.gate.") => DType::F8E4M3,
+        _ if name.contains("embed") => DType::F32,
+        _ => DType::BF16,
+    });
+    (graph, weights)
+}
+
+/// The same with FFNs of three FP8 tiles in every direction, the last ones ragged, and in the format `ffn`.
+pub fn step3_of_tiles(moe_layers: &[bool], ffn: DType) -> (Graph, Vec<Tensor>) {
+    let graph = models::graph(&ModelConfig::Step3(Step3Config {
+        hidden_size: 288,
+        intermediate_size: 300,
+        moe_intermediate_size: 264,
+        shared_expert_size: 301,
+        ..step3_config(moe_layers)
+    }));
+    let weights = random_weights(&mut rng(3), &graph, |name| match name {
+        _ if name.contains("self_attn") || name.contains("moe.gate.") || name.contains("head") => DType::BF16,
+        _ if name.contains("embed") => DType::F32,
+        _ => ffn,
+    });
+    (graph, weights)
+}
+
+fn step3_config(moe_layers: &[bool]) -> Step3Config {
+    Step3Config {
         hidden_size: 160,
         intermediate_size: 208,
         num_layers: moe_layers.len(),
@@ -33,21 +60,20 @@ pub fn step3(moe_layers: &[bool]) -> (Graph, Vec<Tensor>) {
         shared_expert_size: 80,
         norm_expert_weight: true,
         tie_word_embeddings: false,
-    };
-    let graph = models::graph(&ModelConfig::Step3(config));
-    let weights = random_weights(&mut rng(1), &graph, |name| match name {
-        _ if name.contains("moe.") && !name.contains("moe.gate.") => DType::F8E4M3,
-        _ if name.contains("embed") => DType::F32,
-        _ => DType::BF16,
-    });
-    (graph, weights)
+    }
 }
 
 /// A Llama of so many layers in Q4_K and Q6_K.
 pub fn llama(layers: usize) -> (Graph, Vec<Tensor>) {
+    llama_of(layers, 512, [DType::Q4K, DType::Q6K])
+}
+
+/// A Llama of so many layers and FFNs of such a width, in two formats: the second for embedding, values and the last product
+/// of FFNs.
+pub fn llama_of(layers: usize, intermediate_size: usize, dtypes: [DType; 2]) -> (Graph, Vec<Tensor>) {
     let config = LlamaConfig {
         hidden_size: 256,
-        intermediate_size: 512,
+        intermediate_size,
         num_layers: layers,
         num_heads: 4,
         num_kv_heads: 2,
@@ -61,8 +87,8 @@ pub fn llama(layers: usize) -> (Graph, Vec<Tensor>) {
     };
     let graph = models::graph(&ModelConfig::Llama(config));
     let weights = random_weights(&mut rng(2), &graph, |name| match name {
-        _ if name.contains("v_proj") || name.contains("down") || name.contains("embed") => DType::Q6K,
-        _ => DType::Q4K,
+        _ if name.contains("v_proj") || name.contains("down") || name.contains("embed") => dtypes[1],
+        _ => dtypes[0],
     });
     (graph, weights)
 }

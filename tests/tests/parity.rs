@@ -326,9 +326,9 @@ fn router_and_experts() {
 /// The graph where only some of the experts are here.
 fn holding(mut graph: Graph, held: Range<usize>) -> Graph {
     for node in &mut graph.nodes {
-        if let Op::Experts { gate, up, down, first, .. } = &mut node.op {
+        if let Op::ExpertsGateUp { first, .. } | Op::ExpertsDown { first, .. } = &mut node.op {
             *first = held.start;
-            [*gate, *up, *down].iter().for_each(|w| graph.weights[w.0].shape[0] = held.len());
+            node.op.weights().iter().for_each(|w| graph.weights[w.0].shape[0] = held.len());
         }
     }
     graph

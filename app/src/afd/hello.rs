@@ -52,7 +52,7 @@ pub struct Welcome {
     pub slots: usize,
     /// Another one for each life of a worker.
     pub incarnation: u64,
-    /// For people.
+    /// For people: the back end, a comma, the device.
     pub device: String,
     /// Bytes of its weights.
     pub weight_bytes: u64,
@@ -88,6 +88,14 @@ impl Terms {
 
 fn differ(what: &str, own: &dyn fmt::Display, theirs: &dyn fmt::Display) -> Result<(), String> {
     Err(format!("{what}: attention has {own}, the FFN worker {theirs}"))
+}
+
+impl Welcome {
+    /// Whether the two hold the same shard on different back ends: what they answer may differ in the last bits.
+    pub fn may_differ(&self, other: &Self) -> bool {
+        let back_end = |worker: &Self| worker.device.split(',').next().map(str::to_owned);
+        self.shard == other.shard && back_end(self) != back_end(other)
+    }
 }
 
 impl Hello {
@@ -161,6 +169,15 @@ mod tests {
             weight_bytes: 0,
         };
         (Hello { terms, max_rows: 64, slots: 6 }, worker)
+    }
+
+    #[test]
+    fn only_other_back_ends_may_differ() {
+        let on = |shard, device: &str| Welcome { shard, device: device.to_owned(), ..pair().1 };
+        let worker = on(0, "cpu, CPU (2 threads)");
+        assert!(worker.may_differ(&on(0, "wgpu, llvmpipe (Vulkan)")));
+        assert!(!worker.may_differ(&on(0, "cpu, CPU (64 threads) + CPU (64 threads)")));
+        assert!(!worker.may_differ(&on(1, "wgpu, llvmpipe (Vulkan)")));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::str::FromStr;
 /// A device of this process, or a worker elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// `cpu`, `wgpu`, `wgpu:ADAPTER`; the number tells apart several on the same device.
+    /// `cpu`, `wgpu`, `wgpu:ADAPTER`, or several that compute a shard together, as `wgpu:0+wgpu:1`; the number tells apart
+    /// several on the same device.
     Device {
         /// The device.
         name: String,
@@ -39,13 +40,18 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        let is_device = |name: &str| name == "cpu" || name.split(':').next() == Some("wgpu");
         match text.split(':').next() {
-            _ if text == "cpu" => Ok(Self::Device { name: text.to_owned(), index: 0 }),
-            Some("wgpu") => Ok(Self::Device { name: text.to_owned(), index: 0 }),
-            Some(host) if host != "cpu" && port.is_some_and(|port| port.parse::<u16>().is_ok()) => {
+            _ if text.split('+').all(is_device) => Ok(Self::Device { name: text.to_owned(), index: 0 }),
+            Some(host)
+                if !["cpu", "wgpu"].contains(&host)
+                    && port.is_some_and(|port| port.parse::<u16>().is_ok()) =>
+            {
                 Ok(Self::Address(text.to_owned()))
             }
-            _ => Err(format!("`{text}` is neither a device (cpu, wgpu, wgpu:0) nor an address (host:port)")),
+            _ => Err(format!(
+                "`{text}` is neither a device (cpu, wgpu, wgpu:0, wgpu:0+wgpu:1) nor an address (host:port)"
+            )),
         }
     }
 }
@@ -65,7 +71,8 @@ mod tests {
 
     #[test]
     fn devices_are_told_from_addresses() {
-        let list = ["cpu", "wgpu:0", "wgpu", "node-7:4000", "[::1]:9", "cpu"].map(String::from);
+        let list =
+            ["cpu", "wgpu:0", "wgpu", "node-7:4000", "[::1]:9", "cpu", "wgpu:0+wgpu:1"].map(String::from);
         let places = Place::list(&list).unwrap();
         let device = |name: &str, index| Place::Device { name: name.to_owned(), index };
         assert_eq!(places[0], device("cpu", 0));
@@ -73,7 +80,20 @@ mod tests {
         assert_eq!(places[3], Place::Address("node-7:4000".to_owned()));
         assert_eq!(places[4], Place::Address("[::1]:9".to_owned()));
         assert_eq!(places[5], device("cpu", 5));
-        for wrong in ["", "cpu:1", "host", "host:", ":80", "host:99999", "tpu:x"] {
+        assert_eq!(places[6], device("wgpu:0+wgpu:1", 6));
+        for wrong in [
+            "",
+            "cpu:1",
+            "cpu+",
+            "+cpu",
+            "cpu+tpu",
+            "wgpu:0+host:80",
+            "host",
+            "host:",
+            ":80",
+            "host:99999",
+            "tpu:x",
+        ] {
             assert!(wrong.parse::<Place>().is_err(), "{wrong}");
         }
     }

@@ -18,6 +18,7 @@ use crate::afd::{MICRO_BATCHES, Members};
 pub(crate) struct AfdArgs {
     /// The FFN pool: devices of this process (cpu, wgpu, wgpu:ADAPTER) and addresses of `tread worker ffn`, as
     /// cpu,wgpu:0 or node-7:4000,node-8:4000; or @FILE with one address a line [default: FFNs run where attention does].
+    /// Devices that are joined, as wgpu:0+wgpu:1, compute one shard together.
     #[arg(long, value_name = "PLACES", group = "pool")]
     pub(crate) ffn: Option<Members>,
     /// How FFNs are spread over the pool.

@@ -89,6 +89,10 @@ pub(crate) struct FfnWorkerArgs {
     /// Most calls at a time of each attention worker.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) slots: u32,
+    /// What computes, as lists of devices have it: cpu, wgpu, wgpu:ADAPTER. Several that are joined, as wgpu:0+wgpu:1, compute
+    /// the shard together: each has some rows of every matrix.
+    #[arg(long, conflicts_with_all = ["backend", "adapter"])]
+    pub(crate) device: Option<String>,
     /// What computes.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) backend: BackendChoice,

@@ -108,7 +108,7 @@ fn host(args: &FfnWorkerArgs) -> Result<Host> {
     let model = load::model(args.model.as_deref())?;
     let (sharding, dtype) = (args.sharding.into(), args.afd_dtype.into());
     let layout = Layout::new(&shape(&model.graph, sharding, dtype), sharding, args.shard.of)?;
-    let (backend, adapter) = (args.backend, args.adapter.clone());
+    let (device, backend, adapter) = (args.device.clone(), args.backend, args.adapter.clone());
     let bar = progress::bytes(&format!("loading {}", model.name), 0);
     let shown = bar.clone();
     let setup = Setup {
@@ -118,7 +118,10 @@ fn host(args: &FfnWorkerArgs) -> Result<Host> {
         weights: model.weights,
         max_rows: args.max_rows as usize,
         slots: args.slots as usize,
-        open: Box::new(move || devices::open(backend, adapter.as_ref())),
+        open: Box::new(move || match device {
+            Some(name) => devices::open_named(&name),
+            None => devices::open(backend, adapter.as_ref()),
+        }),
         progress: Box::new(move |done, total| {
             shown.set_length(total);
             shown.set_position(done);

@@ -88,6 +88,39 @@ fn processes_say_what_one_device_says() {
     }
 }
 
+/// Workers whose shards two and three devices compute together; their standby is one device, and takes over.
+#[test]
+fn devices_that_compute_together_say_what_one_says() {
+    for (name, sharding, flag) in
+        [("nano", Sharding::Layers, "layers"), ("step3-tiny", Sharding::Experts, "experts")]
+    {
+        let model = model(name);
+        let path = folder(name);
+        let worker = |shard, device| {
+            let args = [path.to_str().unwrap(), "--shard", shard, "--device", device, "--sharding", flag];
+            Server::ffn_worker(TREAD, &args)
+        };
+        let workers = [("0/2", "cpu+cpu"), ("1/2", "cpu+cpu+cpu")].map(|(shard, on)| worker(shard, on));
+        assert!(workers[0].log().contains(") + CPU ("), "{}", workers[0].log());
+        let list = List::of(&[&workers[0], &workers[1]]);
+        let afd = AfdOptions { sharding, ..AfdOptions::new(list.members()) };
+        let expected = expected(&model, sharding, EdgeDType::F32);
+        let mut engine = engine(&model, executable(&model, &afd).unwrap());
+        let mut standby = None;
+        let found = run(&model, &mut engine, |step| match step {
+            3 => {
+                let started = worker("0/2", "cpu");
+                list.write(&[&workers[0], &workers[1], &started]);
+                standby = Some(started);
+            }
+            // Calls wait until the standby is found.
+            5 => workers[0].signal("KILL"),
+            _ => {}
+        });
+        assert_eq!(found.unwrap(), expected, "{name}");
+    }
+}
+
 /// One after the other dies without a word, each while a step is under way.
 #[test]
 fn killed_workers_lose_and_double_nothing() {

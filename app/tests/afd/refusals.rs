@@ -109,3 +109,24 @@ fn other_hosts_are_served_only_with_certificate_and_token() {
         assert!(message.contains(part), "{message}");
     }
 }
+
+#[test]
+fn devices_that_cannot_compute_together_are_refused() {
+    let on = |ffn: &str| AfdOptions::new(ffn.parse().unwrap());
+    // Its shared expert has 80 rows, and FP8 scales for 128.
+    refused(
+        "step3-tiny-fp8",
+        &on("cpu+cpu"),
+        &["2 devices", "80 rows", "blocks of 128", "FFN worker on cpu+cpu"],
+    );
+    for (args, expected) in [
+        (["--device", "cpu+tpu"], "there is no device `tpu`"),
+        (["--device", "cpu+wgpu"], "cpu and wgpu cannot compute a shard together"),
+    ] {
+        let output = Command::new(TREAD).args(["worker", "ffn", "nano"]).args(args).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && message.contains(expected), "{message}");
+    }
+    let both = Command::new(TREAD).args(["worker", "ffn", "--device", "cpu", "--backend", "cpu"]).output();
+    assert_eq!(both.unwrap().status.code(), Some(2));
+}

@@ -97,3 +97,21 @@ fn workers_do_not_outlive_a_server_that_is_killed() {
     }
     panic!("{pids:?} still run");
 }
+
+/// Whoever mixes back ends within a shard is told that tokens may depend on it.
+#[test]
+fn different_back_ends_of_a_shard_are_told_of() {
+    for (ffn, shards, told) in [("cpu,wgpu", "1", true), ("cpu,cpu", "1", false), ("cpu,wgpu", "2", false)] {
+        let server = Server::start(TREAD, &["nano", "--backend", "cpu", "--ffn", ffn, "--shards", shards]);
+        // It serves when every shard has a worker; the other of a shard may come later.
+        let joined = || server.log().matches("an FFN worker joins").count();
+        while joined() < 2 {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let warned = || server.log().contains("workers of one shard are on different back ends");
+        while told && !warned() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(warned(), told, "{ffn}: {}", server.log());
+    }
+}

@@ -97,6 +97,17 @@ fn devices_of_this_process_say_what_one_device_says() {
     }
 }
 
+#[test]
+fn devices_of_this_process_compute_a_shard_together() {
+    for name in ["nano", "step3-tiny"] {
+        let model = model(name);
+        let dtype = EdgeDType::BF16;
+        let afd = AfdOptions { dtype, ..AfdOptions::new("cpu+cpu,cpu+cpu+cpu".parse().unwrap()) };
+        let found = run(&model, &mut engine(&model, executable(&model, &afd).unwrap()), |_| ()).unwrap();
+        assert_eq!(found, expected(&model, Sharding::Layers, dtype), "{name}");
+    }
+}
+
 /// Two back ends do not agree to the last bit, but they work together.
 #[test]
 fn different_devices_share_a_model() {

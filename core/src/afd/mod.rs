@@ -9,11 +9,13 @@ mod local;
 mod micro_batch;
 mod pipeline;
 mod shards;
+mod tensor_parallel;
 mod worker;
 
 pub use local::LocalFfn;
 pub use pipeline::Pipeline;
 pub use shards::{Layout, Shard, Sharding};
+pub use tensor_parallel::TensorParallel;
 pub use worker::{Outputs, Worker};
 
 use crate::Result;

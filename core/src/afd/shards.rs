@@ -59,7 +59,7 @@ impl Layout {
     pub fn new(graph: &Graph, sharding: Sharding, workers: usize) -> Result<Self> {
         let layers = graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |last| last + 1);
         let experts = graph.nodes.iter().find_map(|n| match n.op {
-            Op::Experts { gate, .. } => Some(graph.weight(gate).shape[0]),
+            Op::ExpertsGateUp { gate, .. } => Some(graph.weight(gate).shape[0]),
             _ => None,
         });
         let (what, count) = match sharding {
@@ -142,7 +142,7 @@ impl Layout {
             Op::Round { .. } => self.graph.nodes.iter().find(|n| n.output == Some(node.inputs[0]))?,
             _ => node,
         };
-        let Op::Experts { top_k, .. } = node.op else { return None };
+        let Op::ExpertsDown { top_k, .. } = node.op else { return None };
         let routing = self.edges[call.layer].0.iter().position(|e| e.value == node.inputs[1])?;
         let width = self.graph.value(edge.value).width / top_k;
         let rows = call.inputs[routing].chunks_exact(2 * top_k).enumerate();

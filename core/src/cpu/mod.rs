@@ -250,9 +250,13 @@ impl CpuExecutable {
             Op::RouterTopK { top_k, renormalize } => {
                 moe::router_top_k(input(0), input_width(0), top_k, renormalize, out);
             }
-            Op::Experts { gate, up, down, top_k, first } => {
+            Op::ExpertsGateUp { gate, up, top_k, first } => {
                 let routing = moe::Routing { choices: input(1), top_k, first };
-                moe::experts(input(0), routing, [gate, up, down].map(weight), out, scratch)?;
+                moe::gate_up(input(0), routing, [gate, up].map(weight), out, scratch)?;
+            }
+            Op::ExpertsDown { down, top_k, first } => {
+                let routing = moe::Routing { choices: input(1), top_k, first };
+                moe::down(input(0), routing, weight(down), out, scratch)?;
             }
             Op::Combine { top_k } => moe::combine(input(0), input(1), top_k, out),
             Op::Round { to } => activations::round(to, input(0), input_width(0), out),

@@ -42,48 +42,84 @@ pub(super) struct Routing<'a> {
     pub(super) first: usize,
 }
 
-/// Slot c of a row: `down_e(silu(gate_e x) * up_e x)` for its choice c; weights are `[gate, up, down]`. Rows that chose
-/// the same expert go through it together. Slots of experts that are elsewhere stay zero.
+impl Routing<'_> {
+    /// The experts that are here of `held`, each with the slots in which it was chosen, in order.
+    fn routes(self, held: usize) -> Vec<(usize, usize)> {
+        let mut routes = vec![];
+        for (row, choices) in self.choices.chunks_exact(2 * self.top_k).enumerate() {
+            for (choice, id) in choices[..self.top_k].iter().enumerate() {
+                match (id.to_bits() as usize).checked_sub(self.first) {
+                    Some(expert) if expert < held => routes.push((expert, row * self.top_k + choice)),
+                    _ => {}
+                }
+            }
+        }
+        routes.sort_unstable();
+        routes
+    }
+}
+
+/// `silu(gate_e x) * up_e x` for the e that is a row's choice c, in its place c. Rows that chose the same expert go through
+/// it together. Places of experts that are elsewhere stay zero.
 ///
 /// # Errors
 /// When a weight cannot be read.
-pub(super) fn experts(
+pub(super) fn gate_up(
     x: &[f32],
     routing: Routing<'_>,
-    [gate, up, down]: [&Tensor; 3],
+    [gate, up]: [&Tensor; 2],
     out: &mut [f32],
     scratch: &mut Scratch,
 ) -> Result<()> {
-    let Routing { choices, top_k, first } = routing;
-    let (hidden, width) = (gate.cols(), down.cols());
-    let mut routes: Vec<(usize, usize)> = vec![];
-    for (row, choices) in choices.chunks_exact(2 * top_k).enumerate() {
-        for (choice, id) in choices[..top_k].iter().enumerate() {
-            match (id.to_bits() as usize).checked_sub(first) {
-                Some(expert) if expert < gate.matrices() => routes.push((expert, row * top_k + choice)),
-                _ => {}
-            }
-        }
-    }
-    routes.sort_unstable();
+    let (hidden, width) = (gate.cols(), gate.rows() / gate.matrices());
     let [mut input, mut gates, mut ups, mut acts] = std::mem::take(&mut scratch.expert);
-    for routes in routes.chunk_by(|a, b| a.0 == b.0) {
-        let expert = routes[0].0;
+    for routes in routing.routes(gate.matrices()).chunk_by(|a, b| a.0 == b.0) {
+        let rows = routes[0].0 * width..(routes[0].0 + 1) * width;
         input.clear();
-        input.extend(routes.iter().flat_map(|&(_, slot)| &x[slot / top_k * hidden..][..hidden]));
+        input.extend(routes.iter().flat_map(|&(_, slot)| &x[slot / routing.top_k * hidden..][..hidden]));
         for buffer in [&mut gates, &mut ups, &mut acts] {
             buffer.resize(routes.len() * width, 0.0);
         }
-        linear(&input, gate, expert * width..(expert + 1) * width, &mut gates, scratch)?;
-        linear(&input, up, expert * width..(expert + 1) * width, &mut ups, scratch)?;
+        linear(&input, gate, rows.clone(), &mut gates, scratch)?;
+        linear(&input, up, rows, &mut ups, scratch)?;
         swiglu(&gates, &ups, &mut acts);
-        linear(&acts, down, expert * hidden..(expert + 1) * hidden, &mut input, scratch)?;
-        for (&(_, slot), y) in routes.iter().zip(input.chunks_exact(hidden)) {
-            out[slot * hidden..][..hidden].copy_from_slice(y);
-        }
+        spread(routes, &acts, width, out);
     }
     scratch.expert = [input, gates, ups, acts];
     Ok(())
+}
+
+/// Slot c of a row: `down_e` of its place c in `acts`, for the e that is its choice c. Slots of experts that are elsewhere
+/// stay zero.
+///
+/// # Errors
+/// When the weight cannot be read.
+pub(super) fn down(
+    acts: &[f32],
+    routing: Routing<'_>,
+    down: &Tensor,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<()> {
+    let (width, hidden) = (down.cols(), down.rows() / down.matrices());
+    let [mut input, mut slots, gates, ups] = std::mem::take(&mut scratch.expert);
+    for routes in routing.routes(down.matrices()).chunk_by(|a, b| a.0 == b.0) {
+        let expert = routes[0].0;
+        input.clear();
+        input.extend(routes.iter().flat_map(|&(_, slot)| &acts[slot * width..][..width]));
+        slots.resize(routes.len() * hidden, 0.0);
+        linear(&input, down, expert * hidden..(expert + 1) * hidden, &mut slots, scratch)?;
+        spread(routes, &slots, hidden, out);
+    }
+    scratch.expert = [input, slots, gates, ups];
+    Ok(())
+}
+
+/// Puts the rows that an expert made where they belong.
+fn spread(routes: &[(usize, usize)], rows: &[f32], width: usize, out: &mut [f32]) {
+    for (&(_, slot), row) in routes.iter().zip(rows.chunks_exact(width)) {
+        out[slot * width..][..width].copy_from_slice(row);
+    }
 }
 
 /// `sum over the choices c of p_c * slot_c`, in their order.

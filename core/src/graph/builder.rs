@@ -126,8 +126,10 @@ impl Builder {
         let top_k = self.shape(routing).0 / 2;
         let shapes = weights.map(|w| self.graph.weight(w).shape.clone());
         assert!(shapes[0] == shapes[1] && shapes[0][2] == width && shapes[2][1] == width);
-        let op = Op::Experts { gate, up, down, top_k, first: 0 };
-        self.push(op, vec![x, routing], "ffn.experts", top_k * width, rows)
+        let op = Op::ExpertsGateUp { gate, up, top_k, first: 0 };
+        let acts = self.push(op, vec![x, routing], "ffn.experts.act", top_k * shapes[0][1], rows);
+        let op = Op::ExpertsDown { down, top_k, first: 0 };
+        self.push(op, vec![acts, routing], "ffn.experts", top_k * width, rows)
     }
 
     /// The weighted sum of what the chosen experts say.

@@ -104,7 +104,7 @@ impl Graph {
         let made_by_experts =
             |value| self.nodes.iter().any(|n| n.output == Some(value) && self.is_of_experts(n));
         match node.op {
-            Op::Experts { .. } => true,
+            Op::ExpertsGateUp { .. } | Op::ExpertsDown { .. } => true,
             Op::Round { .. } => made_by_experts(node.inputs[0]),
             _ => false,
         }
@@ -119,7 +119,7 @@ impl Graph {
         let Some(ids) = experts else { return Ok(()) };
         for node in self.nodes.iter().filter(|n| n.layer.is_some_and(|layer| layers.contains(&layer))) {
             let count = match node.op {
-                Op::Experts { gate, .. } => self.weight(gate).shape[0],
+                Op::ExpertsGateUp { gate, .. } => self.weight(gate).shape[0],
                 _ => continue,
             };
             if ids.is_empty() || ids.end > count {
@@ -196,7 +196,10 @@ fn renumber(
     weights: &mut Vec<(WeightId, Option<Range<usize>>)>,
 ) {
     let matrices = match (part, &mut node.op) {
-        (Part::Ffn { experts: Some(ids), .. }, Op::Experts { first, .. }) => {
+        (
+            Part::Ffn { experts: Some(ids), .. },
+            Op::ExpertsGateUp { first, .. } | Op::ExpertsDown { first, .. },
+        ) => {
             *first = ids.start;
             Some(ids.clone())
         }

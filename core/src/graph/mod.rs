@@ -8,10 +8,12 @@ mod builder;
 mod cut;
 mod describe;
 mod edges;
+mod slices;
 
 pub use builder::Builder;
 pub use cut::{Part, PartGraph};
 pub use edges::EdgeDType;
+pub use slices::Slices;
 
 use std::ops::Range;
 
@@ -139,14 +141,21 @@ pub enum Op {
         /// Divide the chosen weights by their sum.
         renormalize: bool,
     },
-    /// `x [rows, hidden], routing -> slots [rows, top_k * hidden]`: slot c of a row is
-    /// `down_e(silu(gate_e x) * up_e x)` for the e that is its choice c. Slots of experts that these weights do not
-    /// hold are zero.
-    Experts {
+    /// `x [rows, hidden], routing -> acts [rows, top_k * width]`: `silu(gate_e x) * up_e x` for the e that is a row's
+    /// choice c, in its place c. Zero for experts that these weights do not hold.
+    ExpertsGateUp {
         /// `[experts, width, hidden]`.
         gate: WeightId,
         /// `[experts, width, hidden]`.
         up: WeightId,
+        /// Experts chosen for a row.
+        top_k: usize,
+        /// Id of the first expert that the weights hold.
+        first: usize,
+    },
+    /// `acts [rows, top_k * width], routing -> slots [rows, top_k * hidden]`: slot c of a row is `down_e acts_c` for the e
+    /// that is its choice c. Slots of experts that these weights do not hold are zero.
+    ExpertsDown {
         /// `[experts, hidden, width]`.
         down: WeightId,
         /// Experts chosen for a row.
@@ -181,7 +190,8 @@ impl Op {
             Self::SwiGlu => "swiglu",
             Self::Add => "add",
             Self::RouterTopK { .. } => "router_top_k",
-            Self::Experts { .. } => "experts",
+            Self::ExpertsGateUp { .. } => "experts_gate_up",
+            Self::ExpertsDown { .. } => "experts_down",
             Self::Combine { .. } => "combine",
             Self::Round { .. } => "round",
             Self::GatherRows => "gather_rows",
@@ -197,7 +207,8 @@ impl Op {
         match self {
             Self::Embed { table } => vec![table],
             Self::RmsNorm { weight, .. } | Self::Linear { weight } => vec![weight],
-            Self::Experts { gate, up, down, .. } => vec![gate, up, down],
+            Self::ExpertsGateUp { gate, up, .. } => vec![gate, up],
+            Self::ExpertsDown { down, .. } => vec![down],
             Self::Rope { .. }
             | Self::KvAppend { .. }
             | Self::Attention { .. }

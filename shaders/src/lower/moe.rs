@@ -3,18 +3,15 @@
 use tread_core::graph::{Node, Rows, WeightId};
 use tread_core::{Error, Result};
 
-use super::{ELEMENT_WORKGROUP, Lowering, Place};
+use super::{ELEMENT_WORKGROUP, Lowering};
 use crate::plan::{Extent, Operand, When};
 use crate::source::Params;
 use crate::weights::segments;
 
-/// The half of the experts that a launch makes.
+/// What a half of the experts is made of.
 struct Half<'a> {
     /// Gate and up, or down alone, by index into the plan's matrices.
     matrices: &'a [usize],
-    x: Place,
-    routing: Place,
-    out: usize,
     top_k: u32,
     /// Ids of the experts that are here.
     first: usize,
@@ -44,10 +41,10 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn experts(
+    pub(super) fn experts_gate_up(
         &mut self,
         node: &Node,
-        [gate, up, down]: [WeightId; 3],
+        [gate, up]: [WeightId; 2],
         top_k: usize,
         first: usize,
     ) -> Result<()> {
@@ -59,24 +56,31 @@ impl Lowering<'_> {
             );
             return Err(Error::Unsupported(message));
         }
-        let (x, routing) = (self.place(node.inputs[0])?, self.place(node.inputs[1])?);
+        let matrices = [self.matrix(&[gate])?, self.matrix(&[up])?];
         let held = self.tensor(gate).shape()[0];
-        let act = self.slot(Rows::All, top_k, self.tensor(gate).shape()[1]);
-        let out = self.output(node)?;
-        let gate_up = [self.matrix(&[gate])?, self.matrix(&[up])?];
-        let half = Half { matrices: &gate_up, x, routing, out: act, top_k: top_k as u32, first, held };
-        self.half(&half)?;
-        let down = [self.matrix(&[down])?];
-        self.half(&Half { matrices: &down, x: Place { slot: act, offset: 0 }, out, ..half })
+        self.half(node, &Half { matrices: &matrices, top_k: top_k as u32, first, held })
     }
 
-    fn half(&mut self, half: &Half<'_>) -> Result<()> {
+    pub(super) fn experts_down(
+        &mut self,
+        node: &Node,
+        down: WeightId,
+        top_k: usize,
+        first: usize,
+    ) -> Result<()> {
+        let (matrices, held) = ([self.matrix(&[down])?], self.tensor(down).shape()[0]);
+        self.half(node, &Half { matrices: &matrices, top_k: top_k as u32, first, held })
+    }
+
+    fn half(&mut self, node: &Node, half: &Half<'_>) -> Result<()> {
         let tuning = self.context.tuning;
+        let (x, routing) = (self.place(node.inputs[0])?, self.place(node.inputs[1])?);
+        let out = self.output(node)?;
         let packed = self.packed(half.matrices[0])?;
         let down = half.matrices.len() == 1;
         for (number, range) in segments(&packed, self.context.max_segment).into_iter().enumerate() {
             let mut params = packed.params(&range);
-            params.extend(self.product_params(half.matrices.len(), tuning.rows, half.x, half.out));
+            params.extend(self.product_params(half.matrices.len(), tuning.rows, x, out));
             params.extend([
                 ("ADD", 0),
                 ("EXPERTS", 1),
@@ -85,8 +89,8 @@ impl Lowering<'_> {
                 ("TOP_K", half.top_k),
                 ("FIRST", half.first as u32),
                 ("HELD", half.held as u32),
-                // Slots of experts that are elsewhere: one dispatch has them.
-                ("ZERO", u32::from(down && number == 0)),
+                // Places of experts that are elsewhere: one dispatch has them.
+                ("ZERO", u32::from(number == 0)),
             ]);
             let group_rows = tuning.workgroup / tuning.lanes * tuning.rows;
             let grid = [
@@ -96,9 +100,9 @@ impl Lowering<'_> {
             ];
             let mut bindings = vec![
                 (0, Operand::Step, false),
-                (1, Operand::Slot(half.x.slot), false),
-                (2, Operand::Slot(half.out), true),
-                (3, Operand::Slot(half.routing.slot), false),
+                (1, Operand::Slot(x.slot), false),
+                (2, Operand::Slot(out), true),
+                (3, Operand::Slot(routing.slot), false),
             ];
             for (nth, &matrix) in half.matrices.iter().enumerate() {
                 bindings.extend(packed.operands(nth as u32, matrix, number));

@@ -1,7 +1,7 @@
 //! What crosses the edges of segments: values that the host writes, reads, or keeps for the next one.
 
 use tread_core::Result;
-use tread_core::graph::{Graph, Node, Op, Segment, ValueId};
+use tread_core::graph::{Graph, Op, Segment, ValueId};
 
 use super::{Lowering, Place};
 use crate::plan::{self, Tap};
@@ -31,11 +31,11 @@ impl Lowering<'_> {
 
     fn input(&mut self, id: ValueId) -> usize {
         let graph = self.context.graph;
-        let value = graph.value(id);
-        let slot = self.slot(value.rows, 1, value.width);
-        let routes = |n: &Node| matches!(n.op, Op::Experts { .. } | Op::Combine { .. }) && n.inputs[1] == id;
-        if graph.nodes.iter().any(routes) {
-            self.plan.slots[slot].stride = value.width as u32;
+        let slot = self.slot_for(id);
+        let takes_routing =
+            |op: &Op| matches!(op, Op::ExpertsGateUp { .. } | Op::ExpertsDown { .. } | Op::Combine { .. });
+        if graph.nodes.iter().any(|n| takes_routing(&n.op) && n.inputs[1] == id) {
+            self.plan.slots[slot].stride = graph.value(id).width as u32;
         }
         self.places[id.0] = Some(Place { slot, offset: 0 });
         slot

@@ -4,11 +4,11 @@
 // ADD:          y = W x + addend                        (residual connections).
 // EXPERTS:      a column is one (row, choice) pair; W is a stack of HELD matrices of MATRIX_ROWS rows, that of expert
 //               FIRST first, and the pair's expert picks one. Gate and up take the row's x and make one of each pair's;
-//               DOWN takes that and makes the pair's slot in the row. ZERO: so it does for experts that are elsewhere.
+//               DOWN takes that and makes the pair's slot in the row. ZERO: both are zero for experts that are elsewhere.
 //
 // Work: a workgroup makes WORKGROUP / LANES * ROWS rows for COLS columns; LANES threads share ROWS rows and walk
 // along K, a chunk of 32 weights each time. Every (row, column) is summed in the same order whatever COLS is and
-// whichever columns are there: a row of a batch does not depend on the others.
+// whichever rows and columns are there: a row of a batch does not depend on the others, nor an element on how many there are.
 //
 // Weights may be a segment of a larger tensor: rows ROW0 .. ROW0 + SEGMENT_ROWS. OUT_ROWS rows of output, starting
 // at element OUT_OFFSET of rows of OUT_STRIDE; x has rows of X_STRIDE vectors, zero beyond its width.

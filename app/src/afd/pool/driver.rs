@@ -88,6 +88,14 @@ impl Driver {
         match event {
             LinkEvent::Up { link, welcome, way } => {
                 let Welcome { shard, incarnation, slots, .. } = welcome;
+                if let Some((other, _)) = self.ways.values().find(|(other, _)| other.may_differ(&welcome)) {
+                    tracing::warn!(
+                        shard,
+                        device = welcome.device,
+                        other = other.device,
+                        "workers of one shard are on different back ends; tokens may depend on which of them answers"
+                    );
+                }
                 self.ways.insert(link, (welcome, way));
                 let slots = slots.min(self.workers.slots);
                 self.recovery.connected(self.now(), link, shard, incarnation, slots);

@@ -1,6 +1,8 @@
 //! A graph that is cut gives bit for bit what it gives whole: over any number of workers, any number of micro-batches,
 //! and with edges of every type.
 
+mod tensor_parallel;
+
 use std::sync::Arc;
 
 use rand::RngExt as _;
@@ -37,9 +39,9 @@ fn llama() -> (Graph, Vec<Tensor>) {
     models::llama(3)
 }
 
-/// The graph over a pool of `workers`, all on one device.
+/// The graph over a pool of `workers`, all on the same device as each other.
 fn pipeline(
-    backend: &dyn Backend,
+    (attention, ffn): (&dyn Backend, &dyn Backend),
     (graph, weights): &(Graph, Vec<Tensor>),
     sharding: Sharding,
     workers: usize,
@@ -47,14 +49,27 @@ fn pipeline(
 ) -> Pipeline {
     let layout = Arc::new(Layout::new(graph, sharding, workers).expect("enough for every worker"));
     let worker = |shard| {
-        pollster::block_on(Worker::new(Arc::clone(&layout), shard, weights, backend, ROWS, &mut |_, _| {}))
+        pollster::block_on(Worker::new(Arc::clone(&layout), shard, weights, ffn, ROWS, &mut |_, _| {}))
             .expect("a shard")
     };
     let ffn = LocalFfn::new(Arc::clone(&layout), (0..workers).map(worker).collect());
     let part = graph.part(&Part::Attention).expect("a part");
     let weights = part.bind(weights).expect("weights");
-    let attention = compile(backend, &part.graph, &weights, options(lanes));
+    let attention = compile(attention, &part.graph, &weights, options(lanes));
     Pipeline::new(part.graph, attention, Box::new(ffn))
+}
+
+/// The model as it is when its FFNs are spread in this way and activations cross in this type.
+fn spread(
+    (graph, weights): &(Graph, Vec<Tensor>),
+    sharding: Sharding,
+    dtype: EdgeDType,
+) -> (Graph, Vec<Tensor>) {
+    let graph = match sharding {
+        Sharding::Layers => graph.clone(),
+        Sharding::Experts => graph.clone().combined_on_attention(),
+    };
+    (graph.rounded(dtype), weights.clone())
 }
 
 /// A prefill in two chunks, three sequences together, decoding with a copied block.
@@ -100,12 +115,7 @@ fn check(backend_name: &str, backend: &dyn Backend, name: &str, model: &(Graph, 
     let mut plain = vec![];
     for dtype in [EdgeDType::F32, EdgeDType::BF16, EdgeDType::F8] {
         for &(sharding, workers) in shapes {
-            let (graph, weights) = model.clone();
-            let graph = match sharding {
-                Sharding::Layers => graph,
-                Sharding::Experts => graph.combined_on_attention(),
-            };
-            let model = (graph.rounded(dtype), weights);
+            let model = spread(model, sharding, dtype);
             let mut whole = compile(backend, &model.0, &model.1, options(1));
             let expected: Vec<_> = batches.iter().map(|batch| step(&mut *whole, batch)).collect();
             if dtype == EdgeDType::F32 && plain.is_empty() {
@@ -128,7 +138,7 @@ fn check(backend_name: &str, backend: &dyn Backend, name: &str, model: &(Graph, 
                     "{backend_name}, {name} by {sharding:?} on {workers} with {lanes} micro-batches, {} edges",
                     dtype.name()
                 );
-                let mut cut = pipeline(backend, &model, sharding, workers, lanes);
+                let mut cut = pipeline((backend, backend), &model, sharding, workers, lanes);
                 for (at, (batch, expected)) in batches.iter().zip(&expected).enumerate() {
                     assert_same(&step(&mut cut, batch), expected, &format!("{label}, step {at}"));
                 }
@@ -158,7 +168,7 @@ fn micro_batches_overlap() {
     let model = step3();
     let batch = &batches()[2];
     for lanes in [1, 3] {
-        let mut pipeline = pipeline(&Cpu::new(), &model, Sharding::Layers, 2, lanes);
+        let mut pipeline = pipeline((&Cpu::new(), &Cpu::new()), &model, Sharding::Layers, 2, lanes);
         pipeline.profile_next();
         step(&mut pipeline, batch);
         let trace = pipeline.take_profile();
