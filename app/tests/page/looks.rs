@@ -58,7 +58,7 @@ fn fill(browser: &Browser) {
     monitor::connect(browser);
     let step = "document.querySelector('[data-testid=monitor-timeline] rect.op')";
     monitor::keep_asking(browser, &format!("!!{step}"));
-    tab::choose(browser);
+    tab::choose(browser, "nano");
 }
 
 /// Shows a view, complete.
@@ -138,7 +138,7 @@ fn pictures() {
     let browser = Browser::open(&server.url("/"));
     browser.devtools("Emulation.setScrollbarsHidden", &json!({ "hidden": true }));
     fill(&browser);
-    tab::load(&browser);
+    tab::load(&browser, "nano", "gpu");
     for (scheme, dark) in [("light", false), ("dark", true)] {
         for (width, height) in [(1280, 800), (390, 844)] {
             browser.emulate((width, height), dark);
@@ -152,7 +152,7 @@ fn pictures() {
                         let whole = browser.value("document.querySelector('.view').scrollHeight + 100");
                         browser.emulate((width, whole.as_u64().unwrap().try_into().unwrap()), dark);
                     }
-                    "models" => tab::choose(&browser),
+                    "models" => tab::choose(&browser, "nano"),
                     _ => {}
                 }
                 let name = if view.is_empty() { "chat" } else { view };

@@ -120,7 +120,7 @@ fn Ready(chooser: Chooser) -> impl IntoView {
     };
     let lost = move || {
         tab.lost.get().map(|message| view! {
-            <p class="trouble" role="alert">{format!("The GPU was lost ({message}). It is being opened anew; conversations are kept.")}</p>
+            <p class="trouble" role="alert">{format!("The GPU failed: {message}. It is being opened anew; conversations are kept.")}</p>
         })
     };
     view! {
@@ -249,11 +249,12 @@ fn Trouble(chooser: Chooser, failure: Failure) -> impl IntoView {
             again("Download again"),
         ),
         FailureKind::Memory => {
-            ("It does not fit this GPU. A smaller model or a shorter context does:", smaller_ones(chooser))
+            ("It does not fit this GPU. Choose a smaller model, or a shorter context:", smaller_ones(chooser))
         }
-        FailureKind::Device => {
-            ("The GPU failed. Close other tabs that use it, then try again.", again("Try again"))
-        }
+        FailureKind::Device => (
+            "The GPU failed. Close other tabs that use it, then try again, or choose a smaller model:",
+            view! { {again("Try again")}{smaller_ones(chooser)} }.into_any(),
+        ),
         FailureKind::Other => ("It cannot be loaded.", again("Try again")),
     };
     view! {
@@ -265,12 +266,14 @@ fn Trouble(chooser: Chooser, failure: Failure) -> impl IntoView {
     }
 }
 
-/// Models of the catalogue that need less.
+/// Models of the catalogue that need less than the chosen one.
 fn smaller_ones(chooser: Chooser) -> AnyView {
     let size = chooser.info().and_then(Result::ok).map_or(u64::MAX, |info| info.weight_bytes);
-    let items = smaller(&chooser.entries(), size)
-        .into_iter()
-        .map(|entry| view! { <li>{offer(chooser, &entry)}</li> });
+    let models = smaller(&chooser.entries(), size);
+    if models.is_empty() {
+        return view! { <p class="note">"The catalogue has none that is smaller."</p> }.into_any();
+    }
+    let items = models.into_iter().map(|entry| view! { <li>{offer(chooser, &entry)}</li> });
     view! { <ul class="offers" data-testid="model-smaller">{items.collect_view()}</ul> }.into_any()
 }
 

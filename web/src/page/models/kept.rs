@@ -47,6 +47,7 @@ fn Item(chooser: Chooser, model: StoredModel) -> impl IntoView {
     let choose = move |_| chooser.choose(ModelRef::Stored { name: name.get_value() }, Vec::new());
     let delete = move |_| {
         sure.set(false);
+        untrack(|| chooser.forget(&name.get_value()));
         tab.send(&ToEngine::Delete { name: name.get_value() });
     };
     let loaded =
