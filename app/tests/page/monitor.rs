@@ -1,6 +1,7 @@
 //! The monitor: the numbers of the server that it stands in front of, with one pool and with two.
 
 use serde_json::{Value, json};
+use tread_core::monitor::STAGES;
 use tread_tests::browser::Browser;
 use tread_tests::server::Server;
 
@@ -26,7 +27,7 @@ pub(super) fn keep_asking(browser: &Browser, condition: &str) {
          }};
          new MutationObserver(look).observe(document.body, {{ attributes: true, subtree: true }});
          const request = {{
-             model: 'nano', max_tokens: 200, stream: true, ignore_eos: true,
+             model: 'nano', max_tokens: 200, n: 3, stream: true, ignore_eos: true,
              messages: [{{ role: 'user', content: 'Tell me a long story of a king.' }}],
          }};
          for (let turn = 0; turn < 100 && !({condition}); turn += 1) {{
@@ -88,10 +89,11 @@ pub(super) fn two_pools() -> Server {
 /// Hears the server's events beside the page, and what the page shows of them.
 const LISTEN: &str = "
     globalThis.steps = new Map();
-    const read = async () => {
+    const read = async (begun) => {
         const { body } = await fetch('events?ops=1');
         let text = '';
         for await (const piece of body.pipeThrough(new TextDecoderStream())) {
+            begun();
             const events = (text + piece).split('\\n\\n');
             text = events.pop();
             for (const event of events) {
@@ -101,7 +103,7 @@ const LISTEN: &str = "
             }
         }
     };
-    read();
+    await new Promise(read);
     // The stages that each micro-batch of a step was seen in.
     globalThis.shown = {};
     const look = () => {
@@ -130,36 +132,41 @@ fn two_pools_are_shown_as_their_events_say() {
     keep_asking(&browser, "Object.keys(shown).length > 1");
 
     let step = browser.value("Object.keys(shown)[0]");
-    let recorded = browser.run("return steps.get(Number(args));", &step);
-    let ops = recorded["ops"].as_array().unwrap_or_else(|| panic!("step {step} is not among the events"));
+    let recorded = browser.run("return steps.get(Number(args))?.ops;", &step);
+    let ops = recorded.as_array().unwrap_or_else(|| panic!("step {step} is not among the events"));
     let shown = browser.run("return shown[args];", &step);
-    let trips = shown.as_array().unwrap();
-    let batches = 1 + ops.iter().filter_map(|op| op["micro_batch"].as_u64()).max().unwrap() as usize;
-    assert_eq!(trips.len(), batches, "{shown}");
-    for (at, trip) in trips.iter().enumerate() {
+    // Three sequences decode, a micro-batch each.
+    assert_eq!(shown.as_array().map(Vec::len), Some(3), "{shown}");
+    for (at, trip) in shown.as_array().unwrap().iter().enumerate() {
         let mut mine: Vec<&Value> = ops.iter().filter(|op| op["micro_batch"] == at).collect();
         mine.sort_by(|a, b| a["start_us"].as_f64().unwrap().total_cmp(&b["start_us"].as_f64().unwrap()));
-        let stages: Vec<&Value> = mine.iter().map(|op| &op["name"]).collect();
-        assert_eq!(json!(stages), *trip, "micro-batch {at} of step {step}");
+        // A busy machine may draw too few pictures to show all of them, but shows none in another order.
+        let mut recorded = mine.iter().map(|op| &op["name"]);
+        let trip = trip.as_array().unwrap();
+        assert!(
+            trip.iter().all(|stage| recorded.any(|name| name == stage)),
+            "micro-batch {at}: {trip:?}, {mine:?}"
+        );
+        assert!(STAGES.iter().all(|stage| trip.contains(&json!(stage))), "micro-batch {at}: {trip:?}");
     }
 
     // Times are those of the step that is shown now.
-    let now = browser.value("document.querySelector('[data-testid=monitor-replay]').dataset.step");
-    let recorded = browser.run("return steps.get(Number(args)).ops;", &now);
-    for stage in ["attention", "a2f", "ffn", "f2a"] {
-        let of = |op: &&Value| op["name"] == stage && !op["layer"].is_null();
+    let now = "
+        const value = (stage) => Number(document.querySelector(`[data-testid=stage-${stage}]`).dataset.value);
+        const { step } = document.querySelector('[data-testid=monitor-replay]').dataset;
+        return [args.map(value), steps.get(Number(step)).ops];";
+    let now = browser.run(now, &json!(STAGES));
+    for (at, stage) in STAGES.iter().enumerate() {
+        let of = |op: &&Value| op["name"] == *stage && !op["layer"].is_null();
         let times: Vec<f64> =
-            recorded.as_array().unwrap().iter().filter(of).filter_map(|op| op["us"].as_f64()).collect();
-        let mean = times.iter().sum::<f64>() / times.len() as f64;
-        let value = browser
-            .value(&format!("Number(document.querySelector('[data-testid=stage-{stage}]').dataset.value)"));
-        let value = value.as_f64().unwrap();
+            now[1].as_array().unwrap().iter().filter(of).filter_map(|op| op["us"].as_f64()).collect();
+        let (mean, value) = (times.iter().sum::<f64>() / times.len() as f64, now[0][at].as_f64().unwrap());
         assert!((value - mean).abs() < 1e-6 * mean.max(1.0), "{stage}: {value} shown, {mean} recorded");
     }
     // A strip of the timeline for each.
     let heights =
         "[...new Set([...document.querySelectorAll('rect.op')].map((op) => op.getAttribute('height')))]";
-    assert_eq!(browser.value(heights), json!([format!("{:.2}", 26.0 / batches as f64)]));
+    assert_eq!(browser.value(heights), json!([format!("{:.2}", 26.0 / 3.0)]));
 
     // Who asks for less motion sees the same without it.
     let calm = json!({ "features": [{ "name": "prefers-reduced-motion", "value": "reduce" }] });
