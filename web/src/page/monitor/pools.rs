@@ -159,9 +159,9 @@ fn stage_box(
     title: &'static str,
     (x, width): (f64, f64),
     (y, height): (f64, f64),
-    stage: Option<&str>,
+    stage: Option<&'static str>,
     us: impl Fn() -> Option<f64> + Copy + Send + Sync + 'static,
-) -> impl IntoView + use<> {
+) -> impl IntoView {
     let middle = x + width / 2.0;
     view! {
         <rect class=class x=x y=y width=width height=height rx="6"/>
