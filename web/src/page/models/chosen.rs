@@ -44,11 +44,11 @@ pub(super) fn Chosen(chooser: Chooser) -> impl IntoView {
             <section class="card">
                 <h2>{move || name().unwrap_or_else(|| "No model chosen".to_owned())}</h2>
                 {told}
+                {move || tab.failure.get().map(|failure| view! { <Trouble chooser failure/> })}
                 {move || known().map(|info| view! { <Needs chooser info/> })}
                 {move || known().map(|_| view! { <Computes chooser/> })}
                 {load}
                 <Loading chooser/>
-                {move || tab.failure.get().map(|failure| view! { <Trouble chooser failure/> })}
             </section>
         </div>
     }
@@ -132,12 +132,13 @@ fn Ready(chooser: Chooser) -> impl IntoView {
 /// What a model is and needs.
 #[component]
 fn Needs(chooser: Chooser, info: ModelInfo) -> impl IntoView {
+    let tab = chooser.tab();
     let binding = move || {
-        let limits = chooser.tab().capabilities.get()?.adapter?.limits;
+        let limits = tab.capabilities.get()?.adapter?.limits;
         limits.into_iter().find(|(name, _)| name == "max binding bytes").map(|(_, bytes)| bytes as f64)
     };
     let free = move || {
-        let storage = chooser.tab().storage.get();
+        let storage = tab.storage.get();
         Some(storage.quota?.saturating_sub(storage.used?) as f64)
     };
     let bytes = |value: u64| format::bytes(value as f64);
@@ -145,9 +146,10 @@ fn Needs(chooser: Chooser, info: ModelInfo) -> impl IntoView {
         if info.download_bytes == 0 { "nothing, it is here".to_owned() } else { bytes(info.download_bytes) };
     let verdict = match info.obstacle.clone() {
         Some(obstacle) => view! { <p class="trouble" role="alert" data-testid="model-obstacle">{obstacle}</p> }.into_any(),
-        None => view! {
+        // Not once it was tried in vain.
+        None => (move || tab.failure.with(Option::is_none).then(|| view! {
             <p class="fine">"It fits, as far as a browser tells: browsers do not say how much memory a GPU has."</p>
-        }
+        }))
         .into_any(),
     };
     let shown = RwSignal::new(info.context);
