@@ -67,17 +67,19 @@ pub struct DeviceOptions {
     pub tuning: Option<Tuning>,
 }
 
-/// What helps where no adapter is found, and where one is lost.
+/// What helps where no adapter is found, where one is lost, and where its memory does not suffice.
 #[cfg(not(target_family = "wasm"))]
-const REMEDIES: [&str; 2] = [
+const REMEDIES: [&str; 3] = [
     "install a Vulkan driver (Debian and Ubuntu: mesa-vulkan-drivers for integrated GPUs and a software fallback), or \
      use --backend cpu",
     "start again, or use --backend cpu",
+    "use a smaller model, a shorter context (--context) or a smaller cache type (--kv f16)",
 ];
 #[cfg(target_family = "wasm")]
-const REMEDIES: [&str; 2] = [
+const REMEDIES: [&str; 3] = [
     "this browser has no WebGPU, or it is switched off, or the page came by plain HTTP from another machine",
     "load the model again; if that fails, close other pages that use the GPU, or restart the browser",
+    "use a smaller model or a shorter context, or close other pages that use the GPU",
 ];
 
 /// An open adapter.
@@ -178,8 +180,11 @@ impl Wgpu {
         device.set_device_lost_callback(move |reason, message| {
             lost.report(false, format!("the GPU was lost ({reason:?}): {message}; {}", REMEDIES[1]));
         });
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            failed.report(matches!(error, wgpu::Error::OutOfMemory { .. }), error.to_string());
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| match error {
+            wgpu::Error::OutOfMemory { .. } => {
+                failed.report(true, format!("the GPU is out of memory; {}", REMEDIES[2]));
+            }
+            error => failed.report(false, error.to_string()),
         }));
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Ok(Self {
@@ -219,14 +224,17 @@ impl Wgpu {
 
     /// What was asked for when there was no room.
     fn full(&self, graph: &Graph, weights: &[Tensor], options: CompileOptions) -> Error {
-        let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+        let size = |bytes: u64| match bytes {
+            0..=0x3fff_ffff => format!("{} MiB", bytes.div_ceil(1 << 20)),
+            _ => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
+        };
         let cache = graph.kv_bytes_per_token(options.kv_dtype.bytes()) * options.kv_blocks * BLOCK_SIZE;
         Error::Capacity(format!(
-            "{} is out of memory: the weights need {} and the KV cache {}; use a smaller model, a shorter context \
-             (--context) or a smaller cache type (--kv f16)",
+            "{} is out of memory: the weights need {} and the KV cache {}; {}",
             self.name,
-            gib(weights.iter().map(Tensor::bytes).sum()),
-            gib(cache as u64)
+            size(weights.iter().map(Tensor::bytes).sum()),
+            size(cache as u64),
+            REMEDIES[2]
         ))
     }
 }

@@ -59,7 +59,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Lowers the graph, fills its buffers and, meanwhile, compiles its pipelines. None when the device is out of memory.
+    /// Lowers the graph, takes its buffers, fills them and, meanwhile, compiles its pipelines. None when the device is out of memory.
     pub(crate) async fn new(
         gpu: &Wgpu,
         graph: &Graph,
@@ -68,8 +68,7 @@ impl Program {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Option<Self>> {
         let plan = gpu.plan(graph, weights, &options)?;
-        let compiling = gpu.pipelines.begin(&gpu.device, &plan.launches);
-        // Everything is taken before anything is uploaded: what does not fit shows at once.
+        // Everything is taken before anything is compiled or uploaded: what does not fit shows at once.
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffers = Buffers::allocate(gpu, graph, &plan, weights, options);
         let full = scope.pop();
@@ -77,6 +76,7 @@ impl Program {
         if full.await.is_some() {
             return Ok(None);
         }
+        let compiling = gpu.pipelines.begin(&gpu.device, &plan.launches);
         buffers.upload(gpu, &plan, weights, progress).await?;
         compiling.wait()?;
         match gpu.health.check() {

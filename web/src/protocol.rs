@@ -24,7 +24,7 @@ pub enum ToEngine {
         context: Option<usize>,
     },
     /// Download what is missing, check it, and put the model on the GPU in place of the one there. Answered by
-    /// [`FromEngine::Progress`] and [`FromEngine::Loaded`].
+    /// [`FromEngine::Unloaded`], [`FromEngine::Progress`] and [`FromEngine::Loaded`].
     Load {
         /// The model.
         model: ModelRef,
@@ -36,7 +36,7 @@ pub enum ToEngine {
     },
     /// Stop loading; what is downloaded stays for the next time.
     CancelLoad,
-    /// Free the GPU.
+    /// Free the GPU. Answered by [`FromEngine::Unloaded`].
     Unload,
     /// Compare a kept model with the hashes of its download. Answered by [`FromEngine::Verified`].
     Verify {
@@ -185,7 +185,7 @@ pub enum FromEngine {
         /// What was measured, or why not.
         result: Result<Measurement, String>,
     },
-    /// The device was lost. The worker opens it anew, and requests go on; [`FromEngine::Recovered`] or
+    /// The device was lost, or ran out of memory. The worker opens it anew, and requests go on; [`FromEngine::Recovered`] or
     /// [`FromEngine::Loaded`] with an error follows.
     DeviceLost {
         /// What the browser said.

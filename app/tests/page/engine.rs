@@ -6,7 +6,7 @@ use serde_json::json;
 use tread_tests::files::{Fault, Files};
 use tread_tests::write::Gguf;
 
-use super::{WEIGHTS, Worker, dist, native, server};
+use super::{WEIGHTS, Worker, dist, gpu, native, server};
 
 const PROMPT: &str = "Who goes there?";
 
@@ -86,6 +86,34 @@ fn a_file_that_is_not_what_was_announced_is_refused() {
 }
 
 #[test]
+fn two_tabs_share_what_is_kept() {
+    let server = server();
+    let worker = Worker::start(&server.url(""));
+    worker.load_nano("cpu");
+    let other = worker.another();
+    other.tell(&json!({ "type": "list" }));
+    let kept = other.hear("stored")["models"].take();
+    assert_eq!((&kept[0]["name"], &kept[0]["bytes"]), (&json!("nano"), &kept[0]["total"]), "{kept}");
+    let loaded = other.load(&json!({ "from": "stored", "name": "nano" }));
+    assert_eq!(loaded["Ok"]["download_bytes"], 0, "{loaded}");
+    let request = |id| {
+        json!({ "type": "chat", "id": id, "request": {
+            "messages": [{ "role": "user", "content": PROMPT }],
+            "sampling": { "temperature": 0, "max_tokens": 24 },
+        } })
+    };
+    worker.tell(&request(1));
+    other.tell(&request(1));
+    let expected = native(PROMPT, 24);
+    assert_eq!((worker.answer(1), other.answer(1)), (expected.clone(), expected));
+    // One deletes what the other has loaded: that goes on, as its weights are elsewhere.
+    other.tell(&json!({ "type": "delete", "name": "nano" }));
+    other.hear("unloaded");
+    assert_eq!(other.hear("stored")["models"], json!([]));
+    assert_eq!(worker.ask(2, "Tell me of love.", 16), native("Tell me of love.", 16));
+}
+
+#[test]
 fn a_lost_device_is_opened_again_and_requests_go_on() {
     let files = Files::start(&[("", &dist())]);
     let worker = Worker::start(&files.url(""));
@@ -105,6 +133,32 @@ fn a_lost_device_is_opened_again_and_requests_go_on() {
 }
 
 #[test]
+fn a_device_without_memory_is_given_back_and_requests_go_on() {
+    let files = Files::start(&[("", &dist())]);
+    files.answer("/worker.js", "text/javascript", &[include_str!("worker.js").to_owned()], false);
+    let worker = Worker::start(&files.url(""));
+    worker.load_nano("gpu");
+    let before = gpu(&worker.browser, &json!({}));
+    let tokens = 24;
+    let request = json!({
+        "messages": [{ "role": "user", "content": PROMPT }],
+        "sampling": { "temperature": 0, "max_tokens": tokens },
+    });
+    worker.tell(&json!({ "type": "chat", "id": 7, "request": request }));
+    worker.browser.until("heard.some((message) => message.type === 'chat')");
+    // There is room for one device with the model, not for two.
+    let limit = before["gpu"].as_u64().unwrap() * 3 / 2;
+    gpu(&worker.browser, &json!({ "limit": limit, "exhaust": true }));
+    worker.browser.until("heard.some((message) => message.type === 'recovered')");
+    let lost = worker.browser.value("heard.find((message) => message.type === 'device_lost').message");
+    let lost = lost.as_str().unwrap();
+    assert!(lost.contains("out of memory") && lost.contains("smaller model"), "{lost}");
+    assert_eq!(worker.answer(7), native(PROMPT, tokens));
+    let after = gpu(&worker.browser, &json!({}));
+    assert_eq!((&after["devices"], &after["gpu"]), (&json!(1), &before["gpu"]), "{after}");
+}
+
+#[test]
 fn a_model_that_is_unloaded_leaves_nothing() {
     let files = Files::start(&[("", &dist())]);
     files.answer("/worker.js", "text/javascript", &[include_str!("worker.js").to_owned()], false);
@@ -117,8 +171,8 @@ fn a_model_that_is_unloaded_leaves_nothing() {
                 assert!(!worker.ask(round, PROMPT, 4).is_empty());
                 worker.tell(&json!({ "type": "unload" }));
                 worker.hear("unloaded");
-                worker.browser.run("heard.length = 0; engine.postMessage({});", &json!(null));
-                let held = worker.hear("held");
+                worker.browser.run("heard.length = 0;", &json!(null));
+                let held = gpu(&worker.browser, &json!({}));
                 assert_eq!(held["devices"], 0, "{compute}, round {round}: {held}");
                 held["bytes"].as_u64().expect("a number")
             })

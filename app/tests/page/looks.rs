@@ -58,7 +58,7 @@ fn fill(browser: &Browser) {
     monitor::connect(browser);
     let step = "document.querySelector('[data-testid=monitor-timeline] rect.op')";
     monitor::keep_asking(browser, &format!("!!{step}"));
-    tab::choose(browser);
+    tab::choose(browser, "nano");
 }
 
 /// Shows a view, complete.
@@ -128,17 +128,41 @@ fn colours_follow_the_system_until_they_are_chosen() {
     offers("light");
 }
 
-/// For the README.
+/// For the README and the other documents.
 #[test]
 fn pictures() {
-    if env::var_os("TREAD_SCREENSHOTS").is_none() {
-        return;
+    if env::var_os("TREAD_SCREENSHOTS").is_some() {
+        views();
+        pools();
     }
+}
+
+/// The monitor of two pools, from the pipeline on.
+fn pools() {
+    let server = monitor::two_pools();
+    let browser = Browser::open(&server.url("/"));
+    browser.devtools("Emulation.setScrollbarsHidden", &json!({ "hidden": true }));
+    show(&browser, "monitor");
+    monitor::connect(&browser);
+    monitor::keep_asking(&browser, "document.querySelector('[data-testid=monitor-replay]')?.dataset.step");
+    for (scheme, dark) in [("light", false), ("dark", true)] {
+        browser.emulate((1280, 800), dark);
+        browser
+            .run("document.querySelector('[data-testid=monitor-pipeline]').scrollIntoView();", &Value::Null);
+        let at =
+            |stage: &str| format!("document.querySelector('[data-testid=micro-batch][data-stage={stage}]')");
+        browser.until(&format!("{} && {}", at("ffn"), at("a2f")));
+        browser.picture(&format!("afd-{scheme}-1280"));
+    }
+}
+
+/// Every view with something in it.
+fn views() {
     let server = server();
     let browser = Browser::open(&server.url("/"));
     browser.devtools("Emulation.setScrollbarsHidden", &json!({ "hidden": true }));
     fill(&browser);
-    tab::load(&browser);
+    tab::load(&browser, "nano", "gpu");
     for (scheme, dark) in [("light", false), ("dark", true)] {
         for (width, height) in [(1280, 800), (390, 844)] {
             browser.emulate((width, height), dark);
@@ -152,7 +176,7 @@ fn pictures() {
                         let whole = browser.value("document.querySelector('.view').scrollHeight + 100");
                         browser.emulate((width, whole.as_u64().unwrap().try_into().unwrap()), dark);
                     }
-                    "models" => tab::choose(&browser),
+                    "models" => tab::choose(&browser, "nano"),
                     _ => {}
                 }
                 let name = if view.is_empty() { "chat" } else { view };

@@ -3,13 +3,16 @@
 
 mod chat;
 mod engine;
+mod kept;
 mod looks;
+mod memory;
 mod monitor;
 mod tab;
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 use tread_tests::browser::Browser;
@@ -47,10 +50,33 @@ fn import(browser: &Browser) {
     browser.until("document.querySelector('[data-testid=answer] table')");
 }
 
-/// What the model answers natively.
+/// Tells the tests' worker how much memory GPUs have from now on (`limit`, bytes) and whether it runs out (`exhaust`). Returns
+/// what is held then: `bytes` of WebAssembly's memory, `devices`, and `gpu`, the bytes of their buffers.
+#[track_caller]
+fn gpu(browser: &Browser, order: &Value) -> Value {
+    let ask = "
+        if (!globalThis.channel) {
+            globalThis.channel = new BroadcastChannel('gpu');
+            globalThis.workers = new Set();
+            channel.addEventListener('message', ({ data }) => workers.add(data.held.id));
+        }
+        const held = new Promise((resolve) => { channel.onmessage = ({ data }) => resolve(data.held) });
+        channel.postMessage(args);
+        return await held;";
+    let held = browser.run(ask, order);
+    assert_eq!(browser.value("workers.size"), 1, "one worker is enough");
+    held
+}
+
+/// What nano answers natively.
 fn native(prompt: &str, tokens: usize) -> String {
+    native_of("nano", prompt, tokens)
+}
+
+/// What a model answers natively.
+fn native_of(model: &str, prompt: &str, tokens: usize) -> String {
     let mut run = Command::new(env!("CARGO_BIN_EXE_tread"));
-    run.args(["run", "nano", prompt, "--greedy", "--backend", "cpu", "--max-tokens", &tokens.to_string()]);
+    run.args(["run", model, prompt, "--greedy", "--backend", "cpu", "--max-tokens", &tokens.to_string()]);
     let output = run.output().expect("tread starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
@@ -58,37 +84,51 @@ fn native(prompt: &str, tokens: usize) -> String {
 
 /// The worker of a page, spoken to as the page does.
 struct Worker {
-    browser: Browser,
+    browser: Rc<Browser>,
+    /// The variable that holds it; what it said is its `heard`.
+    name: &'static str,
 }
 
 impl Worker {
     /// Starts one of an origin that serves the page's files.
     fn start(origin: &str) -> Self {
         // A document that has no engine of its own.
-        let browser = Browser::open(&format!("{origin}/icon.svg"));
+        let browser = Rc::new(Browser::open(&format!("{origin}/icon.svg")));
+        let worker = Self::begin(browser, "engine");
+        worker.browser.run("globalThis.heard = engine.heard;", &Value::Null);
+        worker
+    }
+
+    /// Starts one more, as another tab has.
+    fn another(&self) -> Self {
+        Self::begin(Rc::clone(&self.browser), "another")
+    }
+
+    fn begin(browser: Rc<Browser>, name: &'static str) -> Self {
         let start = "
-            globalThis.heard = [];
-            globalThis.engine = new Worker('worker.js', { type: 'module' });
-            engine.onmessage = (event) => heard.push(JSON.parse(event.data));
-            engine.onerror = (event) => heard.push({ type: 'crashed', message: event.message });";
-        browser.run(start, &Value::Null);
-        Self { browser }
+            const worker = new Worker('worker.js', { type: 'module' });
+            worker.heard = [];
+            worker.onmessage = (event) => worker.heard.push(JSON.parse(event.data));
+            worker.onerror = (event) => worker.heard.push({ type: 'crashed', message: event.message });
+            globalThis[args] = worker;";
+        browser.run(start, &name.into());
+        Self { browser, name }
     }
 
     fn tell(&self, message: &Value) {
-        self.browser.run("engine.postMessage({ json: JSON.stringify(args) });", message);
+        let Self { name, .. } = self;
+        self.browser.run(&format!("{name}.postMessage({{ json: JSON.stringify(args) }});"), message);
     }
 
     /// The first message of this type since the last that was waited for.
     #[track_caller]
     fn hear(&self, kind: &str) -> Value {
-        self.browser.until("heard.length > 0");
-        let found =
-            format!("heard.findIndex((message) => ['{kind}', 'crashed'].includes(message.type)) >= 0");
+        let heard = format!("{}.heard", self.name);
+        let found = format!("{heard}.some((message) => ['{kind}', 'crashed'].includes(message.type))");
         self.browser.until(&found);
-        let take = "return heard.splice(0, heard.findIndex((message) => message.type === args) + 1).at(-1);";
-        let message = self.browser.run(take, &kind.into());
-        assert!(message.is_object(), "the worker crashed: {}", self.browser.value("heard"));
+        let first = format!("{heard}.findIndex((message) => message.type === '{kind}')");
+        let message = self.browser.value(&format!("{heard}.splice(0, {first} + 1).at(-1)"));
+        assert!(message.is_object(), "the worker crashed: {}", self.browser.value(&heard));
         message
     }
 
@@ -124,7 +164,9 @@ impl Worker {
     /// The answer to a request, once it is complete.
     #[track_caller]
     fn answer(&self, id: u64) -> String {
-        let of = format!("heard.filter((m) => m.type === 'chat' && m.id === {id}).map((m) => m.event)");
+        let Self { name, .. } = self;
+        let of =
+            format!("{name}.heard.filter((m) => m.type === 'chat' && m.id === {id}).map((m) => m.event)");
         self.browser
             .until(&format!("{of}.some((event) => event.type === 'finished' || event.type === 'failed')"));
         let events = self.browser.value(&of);

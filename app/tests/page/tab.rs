@@ -7,24 +7,33 @@ use tread_tests::files::{Fault, Files};
 use super::chat::{ANSWERS, say};
 use super::{WEIGHTS, dist, show};
 
-/// Chooses nano, without loading it.
-pub(super) fn choose(browser: &Browser) {
+/// Chooses a model of the catalogue, without loading it.
+#[track_caller]
+pub(super) fn choose(browser: &Browser, model: &str) {
     show(browser, "models");
-    browser.click("[data-testid=model-nano]");
-    browser.until("document.querySelector('[data-testid=model-info]')");
+    browser.click(&format!("[data-testid=model-{model}]"));
+    browser.until(&format!(
+        "document.querySelector('[data-testid=model-info]')?.innerText.startsWith('{model}')"
+    ));
 }
 
-/// Loads what is chosen.
-pub(super) fn load(browser: &Browser) {
-    // This adapter is software, which the page by itself leaves alone.
+/// Loads what is chosen, to be computed by `gpu` or `cpu`: this adapter is software, which the page by itself leaves alone.
+#[track_caller]
+pub(super) fn load(browser: &Browser, model: &str, compute: &str) {
+    start(browser, compute);
+    browser
+        .until(&format!("document.querySelector('[data-testid=model-loaded] h2')?.innerText === '{model}'"));
+}
+
+/// Begins to load what is chosen.
+#[track_caller]
+pub(super) fn start(browser: &Browser, compute: &str) {
     let choose = "
         const select = document.querySelector('[data-testid=model-compute]');
-        select.value = 'gpu';
+        select.value = args;
         select.dispatchEvent(new Event('change', { bubbles: true }));";
-    browser.run(choose, &Value::Null);
+    browser.run(choose, &compute.into());
     browser.click("[data-testid=model-load]");
-    browser.until("document.querySelector('[data-testid=model-loaded], [data-testid=model-failure]')");
-    browser.until("document.querySelector('[data-testid=model-loaded]')");
 }
 
 #[test]
@@ -38,13 +47,13 @@ fn a_model_is_loaded_asked_measured_and_survives_its_device() {
     // No more comes than a part of the weights until they are asked for again: what is needed is known before.
     let part = 4 << 20;
     files.fail(WEIGHTS, Fault::Break(part));
-    choose(&browser);
+    choose(&browser, "nano");
     assert_eq!(files.sent(WEIGHTS).iter().map(|sent| sent.bytes.end).collect::<Vec<_>>(), [part]);
     let needed = browser.value(
         "['weights', 'kv', 'download'].map((of) => Number(document.querySelector(`[data-testid=model-${of}]`).dataset.value))",
     );
     assert!(needed.as_array().unwrap().iter().all(|bytes| bytes.as_f64() > Some(1e5)), "{needed}");
-    load(&browser);
+    load(&browser, "nano", "gpu");
     browser.click("[data-testid=model-chat]");
     say(&browser, "Who goes there?");
     browser.until(&format!("{ANSWERS}.length === 1 && {ANSWERS}[0].length > 0"));

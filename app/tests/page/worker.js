@@ -1,26 +1,64 @@
-// The page's worker, which here also says what it holds: WebAssembly's memory and GPU devices.
+// The page's worker on a GPU whose memory is counted, and as scarce as a test wants it: on the channel `gpu` it is told how
+// much there is and whether it runs out now, and answers what is held.
 import init from './engine.js';
 
-const devices = new Set();
+const id = crypto.randomUUID();
+let limit = Infinity;
+// Bytes of the buffers of each device that is open.
+const devices = new Map();
+const held = () => [...devices.values()].reduce((sum, bytes) => sum + bytes, 0);
+
+// More than any GPU has: the device says itself that it is out of memory.
+const exhaust = (device) => {
+  const { maxTextureDimension2D: side, maxTextureArrayLayers: layers } = device.limits;
+  const usage = GPUTextureUsage.TEXTURE_BINDING;
+  device.createTexture({ size: [side, side, layers], format: 'rgba32float', usage });
+};
+
 const { requestDevice } = GPUAdapter.prototype;
 GPUAdapter.prototype.requestDevice = async function (...args) {
   const device = await requestDevice.apply(this, args);
-  devices.add(device);
+  devices.set(device, 0);
   return device;
 };
+const { createBuffer, destroy: destroyDevice } = GPUDevice.prototype;
+const owners = new WeakMap();
+GPUDevice.prototype.createBuffer = function (descriptor) {
+  if (held() + descriptor.size > limit) {
+    exhaust(this);
+    // What a device gives that has no memory: a buffer that is not valid.
+    this.pushErrorScope('validation');
+    const invalid = createBuffer.call(this, { ...descriptor, usage: 0 });
+    this.popErrorScope();
+    return invalid;
+  }
+  const buffer = createBuffer.call(this, descriptor);
+  owners.set(buffer, this);
+  if (devices.has(this)) devices.set(this, devices.get(this) + descriptor.size);
+  return buffer;
+};
+const { destroy: destroyBuffer } = GPUBuffer.prototype;
+GPUBuffer.prototype.destroy = function () {
+  const owner = owners.get(this);
+  if (devices.has(owner)) devices.set(owner, devices.get(owner) - this.size);
+  owners.delete(this);
+  destroyBuffer.call(this);
+};
 // A device that is destroyed takes all its buffers with it.
-const { destroy } = GPUDevice.prototype;
 GPUDevice.prototype.destroy = function () {
   devices.delete(this);
-  destroy.call(this);
+  destroyDevice.call(this);
 };
 
 const early = [];
 self.onmessage = (event) => early.push(event);
 const { memory } = await init();
-const engine = self.onmessage;
-self.onmessage = (event) => {
-  if (event.data.json) return engine.call(self, event);
-  self.postMessage(JSON.stringify({ type: 'held', bytes: memory.buffer.byteLength, devices: devices.size }));
-};
 for (const event of early) self.onmessage(event);
+
+const channel = new BroadcastChannel('gpu');
+channel.onmessage = ({ data }) => {
+  if (data.held) return;
+  limit = data.limit ?? limit;
+  if (data.exhaust) [...devices.keys()].forEach(exhaust);
+  channel.postMessage({ held: { id, bytes: memory.buffer.byteLength, devices: devices.size, gpu: held() } });
+};

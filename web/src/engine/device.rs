@@ -8,10 +8,11 @@ use tread_core::backend::Backend;
 use tread_core::cpu::Cpu;
 use tread_shaders::{AdapterReport, Selector, Wgpu, adapters};
 
+use super::failure::{Failed, failed};
 use super::js::scope;
 use super::self_test;
 use super::store::Store;
-use crate::protocol::{Adapter, Capabilities, Compute, SelfTest};
+use crate::protocol::{Adapter, Capabilities, Compute, FailureKind, SelfTest};
 
 /// The limit that decides how long a context can be.
 const MAX_BINDING: &str = "max binding bytes";
@@ -54,27 +55,35 @@ pub(super) struct Devices {
 impl Devices {
     /// The GPU if it is wanted, there is one, and it computes correctly; else the CPU.
     pub(super) async fn open(&self, compute: Compute) -> Device {
-        let name = match self.open_gpu(compute).await {
-            Ok(device) => return device,
-            Err(None) => "CPU".to_owned(),
-            Err(Some(reason)) => format!("CPU: {reason}"),
+        let software = "what this browser has for a GPU is software, and slower";
+        let name = match compute {
+            Compute::Cpu => "CPU".to_owned(),
+            Compute::Auto if adapter().await.is_ok_and(|adapter| adapter.software) => {
+                format!("CPU: {software}")
+            }
+            Compute::Auto | Compute::Gpu => match self.open_gpu().await {
+                Ok(device) => return device,
+                Err(reason) => format!("CPU: {reason}"),
+            },
         };
         Device { backend: Rc::new(Cpu::new()), gpu: None, name }
     }
 
+    /// Another one in place of one that was lost.
+    pub(super) async fn reopen(&self, lost: &Device) -> Result<Device, Failed> {
+        if lost.is_cpu() {
+            return Ok(lost.clone());
+        }
+        self.open_gpu().await.map_err(|reason| failed(FailureKind::Device, reason))
+    }
+
     /// The GPU, or why not.
-    async fn open_gpu(&self, compute: Compute) -> Result<Device, Option<String>> {
-        if compute == Compute::Cpu {
-            return Err(None);
-        }
-        if compute == Compute::Auto && adapter().await.is_ok_and(|adapter| adapter.software) {
-            return Err(Some("what this browser has for a GPU is software, and slower".to_owned()));
-        }
-        let gpu = open_gpu().await.map_err(Some)?;
+    async fn open_gpu(&self) -> Result<Device, String> {
+        let gpu = open_gpu().await?;
         let test = self.test(&gpu).await;
         if !test.passed {
             gpu.destroy();
-            return Err(Some(format!("the GPU failed its self-test: {}", test.message.unwrap_or_default())));
+            return Err(format!("the GPU failed its self-test: {}", test.message.unwrap_or_default()));
         }
         let name = gpu.device();
         let gpu = Rc::new(gpu);
@@ -87,7 +96,10 @@ impl Devices {
             return test;
         }
         let test = self_test::run(gpu).await;
-        *self.tested.borrow_mut() = Some(test.clone());
+        // One that could not be made, as when memory ran out, is made again.
+        if test.error < f32::MAX {
+            *self.tested.borrow_mut() = Some(test.clone());
+        }
         test
     }
 

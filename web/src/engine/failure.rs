@@ -31,9 +31,8 @@ impl From<Error> for Failure {
 /// The core's advice names options of the command line, which a browser has not.
 pub(super) fn in_a_browser(message: &str) -> String {
     message
-        .replace("a shorter --context or --kv f16", "a shorter context")
         .replace("a shorter --context", "a shorter context")
-        .replace("; start again, or use --backend cpu", "")
+        .replace("`tread logits --hidden` shows the layer, and `--backend cpu`", "computing it on the CPU")
         .replace(", or start with a longer context", ", or load the model with a longer context")
 }
 
@@ -47,11 +46,13 @@ mod tests {
     fn errors_of_the_core_have_kinds_and_advice_for_browsers() {
         for (error, kind) in [
             (
-                Error::Capacity("use a smaller model, a shorter --context or --kv f16".into()),
+                Error::Capacity("use a shorter --context or smaller steps".into()),
                 FailureKind::Memory,
             ),
             (
-                Error::Device("the GPU was lost; start again, or use --backend cpu".into()),
+                Error::Device(
+                    "NaN; `tread logits --hidden` shows the layer, and `--backend cpu` may give the right answer".into(),
+                ),
                 FailureKind::Device,
             ),
             (Error::Config("no".into()), FailureKind::Other),

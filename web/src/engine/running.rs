@@ -88,6 +88,10 @@ impl Running {
         self.kept.as_ref()
     }
 
+    pub(super) fn device(&self) -> Device {
+        self.device.clone()
+    }
+
     pub(super) fn context(&self) -> usize {
         self.info.context
     }
@@ -215,8 +219,10 @@ impl Running {
         }
     }
 
-    /// Makes no steps until [`Running::recover`]; returns how many devices were lost in a row.
+    /// Gives the device back and makes no steps until [`Running::recover`]; returns how many devices were lost in a row. One
+    /// that ran out of memory is still there, and what it holds is what the next one needs.
     pub(super) fn lose(&mut self) -> u32 {
+        self.device.destroy();
         self.lost = true;
         self.losses += 1;
         self.losses
@@ -233,10 +239,5 @@ impl Running {
     /// Once the device has failed, also while nothing is computed.
     pub(super) fn check(&self) -> Result<()> {
         if self.lost { Ok(()) } else { self.device.check() }
-    }
-
-    /// Destroys the device, which frees what it holds.
-    pub(super) fn destroy_device(&self) {
-        self.device.destroy();
     }
 }

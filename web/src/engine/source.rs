@@ -161,11 +161,11 @@ impl Parts {
             [] => {
                 let message =
                     "a model is a .gguf file, or config.json with .safetensors files; these have no weights";
-                Err(Error::format("the model", message))
+                Err(Error::format("what was chosen", message))
             }
             [source] if gguf(source) => Checkpoint::from_gguf(source),
             sources if sources.iter().any(gguf) => {
-                Err(Error::format("the model", "a .gguf file is a whole model: give it alone"))
+                Err(Error::format("what was chosen", "a .gguf file is a whole model: give it alone"))
             }
             sources => {
                 let mut shards = sources.to_vec();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender};
 use futures_util::StreamExt as _;
 use futures_util::future::{AbortHandle, Either, abortable, select};
+use tread_core::backend::Executable;
 use tread_core::engine::RequestId;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
@@ -21,7 +22,7 @@ use super::outbox::Outbox;
 use super::running::{Activity, Running, Watch};
 use super::store::Store;
 use crate::chat::{ChatEvent, ChatRequest};
-use crate::protocol::{Compute, FailureKind, FromEngine, ModelRef, ToEngine};
+use crate::protocol::{Compute, FailureKind, FromEngine, ModelRef, Stage, ToEngine};
 
 /// A device may be lost also while nothing is asked of it: how often that is looked at.
 const CHECK: Duration = Duration::from_secs(2);
@@ -37,7 +38,7 @@ pub(super) enum Command {
     /// By a task that loads: which one, and what came of it.
     Loaded(u64, Result<Box<Ready>, Failed>),
     /// By a task that opened a lost device again.
-    Reopened(u64, Result<(Device, Box<dyn tread_core::backend::Executable>), Failed>),
+    Reopened(u64, Result<(Device, Box<dyn Executable>), Failed>),
 }
 
 /// A task that loads, or opens a device again.
@@ -102,7 +103,7 @@ impl Worker {
                 Either::Left((None, _)) => return,
                 Either::Right(_) => {
                     if let Some(Err(error)) = self.running.as_ref().map(Running::check) {
-                        self.lost(&in_a_browser(&error.to_string()));
+                        self.lost(error.into());
                     }
                 }
             }
@@ -112,7 +113,7 @@ impl Worker {
     async fn step(&mut self) {
         let Some(running) = &mut self.running else { return };
         if let Err(error) = running.step(self.watch).await {
-            self.lost(&in_a_browser(&error.to_string()));
+            self.lost(error.into());
         }
         self.turns.take().await;
     }
@@ -169,7 +170,6 @@ impl Worker {
             ToEngine::Unload => {
                 self.job = None;
                 self.unload("the model was unloaded");
-                self.outbox.send(&FromEngine::Unloaded);
             }
             ToEngine::Verify { name } => self.answer(async move {
                 let result = verify(&name).await.map_err(|failure| failure.message);
@@ -185,10 +185,7 @@ impl Worker {
             ToEngine::Watch { on, ops } => self.watch = Watch { on, ops },
             ToEngine::Bench { prompt_tokens, new_tokens } => self.bench([prompt_tokens, new_tokens]),
             ToEngine::LoseDevice => {
-                if let Some(running) = &self.running {
-                    running.destroy_device();
-                    self.lost("the device was destroyed, as you asked");
-                }
+                self.lost(failed(FailureKind::Device, "the device was destroyed, as you asked"));
             }
         }
     }
@@ -216,6 +213,7 @@ impl Worker {
     fn load(&mut self, model: ModelRef, files: Vec<File>, context: Option<usize>, compute: Compute) {
         // Its memory may be what the next one needs.
         self.unload("another model is being loaded");
+        self.outbox.progress(Stage::Download, 0, 0);
         let (number, devices, outbox) = (self.jobs + 1, self.devices.clone(), self.outbox.clone());
         self.start(async move || {
             let ready = load::load(&devices, &outbox, &model, &files, context, compute).await;
@@ -227,7 +225,6 @@ impl Worker {
         // It would need its files again if its device were lost.
         if self.running.as_ref().is_some_and(|running| running.kept() == Some(&name)) {
             self.unload("its files were deleted");
-            self.outbox.send(&FromEngine::Unloaded);
         }
         self.answer(async move {
             if let Err(failure) = delete(&name).await {
@@ -248,8 +245,9 @@ impl Worker {
     fn unload(&mut self, reason: &str) {
         if let Some(mut running) = self.running.take() {
             running.fail_all(reason);
-            running.destroy_device();
+            running.lose();
         }
+        self.outbox.send(&FromEngine::Unloaded);
     }
 
     fn give_up(&mut self, failure: Failed) {
@@ -257,23 +255,30 @@ impl Worker {
         self.outbox.send(&FromEngine::Loaded { result: Err(failure) });
     }
 
-    /// The device is gone: opens it again, while requests wait.
-    fn lost(&mut self, message: &str) {
+    /// The device is gone, or of no use any more: opens it again, while requests wait.
+    fn lost(&mut self, failure: Failed) {
         let Some(running) = &mut self.running else { return };
         let losses = running.lose();
-        self.outbox.send(&FromEngine::DeviceLost { message: message.to_owned() });
+        let Failed { message, kind } = failure;
+        self.outbox.send(&FromEngine::DeviceLost { message: message.clone() });
         if losses > MOST_LOSSES {
-            let message = format!("{message}; it was lost {losses} times in a row: use a smaller model");
-            return self.give_up(failed(FailureKind::Device, message));
+            let message =
+                format!("{message}; that happened {losses} times in a row: a smaller model may help");
+            return self.give_up(failed(kind, message));
         }
-        let (model, context) = (running.model(), running.context());
+        let (model, device, context) = (running.model(), running.device(), running.context());
         let (number, devices, outbox) = (self.jobs + 1, self.devices.clone(), self.outbox.clone());
         self.start(async move || {
-            let mut last = failed(FailureKind::Device, "");
+            let mut last = failed(kind, message);
             for pause in PAUSES {
                 sleep(Duration::from_secs(pause)).await;
-                // The CPU is not lost.
-                let device = devices.open(Compute::Gpu).await;
+                let device = match devices.reopen(&device).await {
+                    Ok(device) => device,
+                    Err(failure) => {
+                        last = failure;
+                        continue;
+                    }
+                };
                 match load::upload(&device, &outbox, &model, context).await {
                     Ok(executable) => return Command::Reopened(number, Ok((device, executable))),
                     Err(failure) => last = failure,

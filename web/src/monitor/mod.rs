@@ -6,6 +6,7 @@ pub mod format;
 pub mod history;
 pub mod prometheus;
 pub mod rate;
+pub mod replay;
 pub mod snapshot;
 pub mod steps;
 pub mod travel;

@@ -19,6 +19,7 @@ use leptos::prelude::*;
 
 use self::chat::Chats;
 use self::header::Header;
+use self::models::Chooser;
 use self::notice::{NoticeBoard, Notices};
 use self::route::Route;
 use self::server::{Reach, Server};
@@ -65,8 +66,9 @@ fn Page() -> impl IntoView {
     let notices = Notices::new();
     provide_context(app);
     provide_context(notices);
-    // Answers go on while another view is shown.
+    // Answers and choices last while another view is shown.
     provide_context(Chats::new(app, notices));
+    provide_context(Chooser::new(app));
     find_place(app);
     Effect::new(move |_| document().set_title(&format!("{} \u{b7} Tread", app.route.get().title())));
     view! {

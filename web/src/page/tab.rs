@@ -177,13 +177,20 @@ impl Tab {
                 self.failure.set(result.as_ref().err().cloned());
                 self.loaded.set(result.ok());
             }
-            FromEngine::Unloaded => self.loaded.set(None),
+            FromEngine::Unloaded => {
+                self.progress.set(None);
+                self.lost.set(None);
+                self.loaded.set(None);
+            }
             FromEngine::Verified { name, result } => self.verified.set(Some((name, result))),
             FromEngine::Chat { id, event } => self.deliver(id, event),
             FromEngine::Step { step, standing } => self.stepped(&step, &standing),
             FromEngine::Measured { result } => self.measured.set(Some(result)),
             FromEngine::DeviceLost { message } => self.lost.set(Some(message)),
-            FromEngine::Recovered => self.lost.set(None),
+            FromEngine::Recovered => {
+                self.progress.set(None);
+                self.lost.set(None);
+            }
         }
     }
 

@@ -105,6 +105,7 @@ fn End(chats: Chats, talk: Talk, node: usize, shown: Memo<Node>, live: Signal<bo
         });
         let goes_on = cut
             && last.get()
+            && !live.get()
             && shown.with(|node| !node.message.content.is_empty() && node.message.tool_calls.is_empty());
         goes_on.then(|| {
             view! {

@@ -58,26 +58,32 @@ fn Key(app: App) -> impl IntoView {
 
 fn tab(app: App) -> impl IntoView {
     let lost = move || {
-        app.tab.lost.get().map(|_| {
+        app.tab.lost.get().map(|message| {
             view! {
                 <div class="card warns" role="status" data-testid="lost">
-                    <h2>"The GPU was lost and is being reopened"</h2>
+                    <h2>"The GPU failed and is being opened anew"</h2>
                     <p>"Your conversation is kept, and answers go on by themselves."</p>
+                    <p dir="auto">{message}</p>
                 </div>
             }
         })
     };
     let failure = move || {
         app.tab.failure.get().filter(|failure| failure.kind != FailureKind::Cancelled).map(|failure| {
-        let memory = failure.kind == FailureKind::Memory;
-        view! {
-            <div class="card warns" role="alert" data-testid="tab-failure">
-                <h2>{if memory { "The model does not fit" } else { "The model could not be loaded" }}</h2>
-                <p dir="auto">{failure.message}</p>
-                <a class="button" href="#/models">{if memory { "Choose a smaller model" } else { "To the models" }}</a>
-            </div>
-        }
-    })
+            let (title, way) = match failure.kind {
+                FailureKind::Memory => ("The model does not fit", "Choose a smaller model"),
+                FailureKind::Device => ("The GPU failed", "Try again, or choose a smaller model"),
+                _ => ("The model could not be loaded", "To the models"),
+            };
+            view! {
+                <div class="card warns" role="alert" data-testid="tab-failure">
+                    <h2>{title}</h2>
+                    <p dir="auto">{failure.message}</p>
+                    <p>"Your conversation is kept."</p>
+                    <a class="button" href="#/models">{way}</a>
+                </div>
+            }
+        })
     };
     let loading = move || {
         app.tab.progress.get().map(|progress| {

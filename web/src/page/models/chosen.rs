@@ -44,11 +44,11 @@ pub(super) fn Chosen(chooser: Chooser) -> impl IntoView {
             <section class="card">
                 <h2>{move || name().unwrap_or_else(|| "No model chosen".to_owned())}</h2>
                 {told}
+                {move || tab.failure.get().map(|failure| view! { <Trouble chooser failure/> })}
                 {move || known().map(|info| view! { <Needs chooser info/> })}
                 {move || known().map(|_| view! { <Computes chooser/> })}
                 {load}
                 <Loading chooser/>
-                {move || tab.failure.get().map(|failure| view! { <Trouble chooser failure/> })}
             </section>
         </div>
     }
@@ -120,7 +120,7 @@ fn Ready(chooser: Chooser) -> impl IntoView {
     };
     let lost = move || {
         tab.lost.get().map(|message| view! {
-            <p class="trouble" role="alert">{format!("The GPU was lost ({message}). It is being opened anew; conversations are kept.")}</p>
+            <p class="trouble" role="alert">{format!("The GPU failed: {message}. It is being opened anew; conversations are kept.")}</p>
         })
     };
     view! {
@@ -132,12 +132,13 @@ fn Ready(chooser: Chooser) -> impl IntoView {
 /// What a model is and needs.
 #[component]
 fn Needs(chooser: Chooser, info: ModelInfo) -> impl IntoView {
+    let tab = chooser.tab();
     let binding = move || {
-        let limits = chooser.tab().capabilities.get()?.adapter?.limits;
+        let limits = tab.capabilities.get()?.adapter?.limits;
         limits.into_iter().find(|(name, _)| name == "max binding bytes").map(|(_, bytes)| bytes as f64)
     };
     let free = move || {
-        let storage = chooser.tab().storage.get();
+        let storage = tab.storage.get();
         Some(storage.quota?.saturating_sub(storage.used?) as f64)
     };
     let bytes = |value: u64| format::bytes(value as f64);
@@ -145,9 +146,10 @@ fn Needs(chooser: Chooser, info: ModelInfo) -> impl IntoView {
         if info.download_bytes == 0 { "nothing, it is here".to_owned() } else { bytes(info.download_bytes) };
     let verdict = match info.obstacle.clone() {
         Some(obstacle) => view! { <p class="trouble" role="alert" data-testid="model-obstacle">{obstacle}</p> }.into_any(),
-        None => view! {
+        // Not once it was tried in vain.
+        None => (move || tab.failure.with(Option::is_none).then(|| view! {
             <p class="fine">"It fits, as far as a browser tells: browsers do not say how much memory a GPU has."</p>
-        }
+        }))
         .into_any(),
     };
     let shown = RwSignal::new(info.context);
@@ -249,11 +251,12 @@ fn Trouble(chooser: Chooser, failure: Failure) -> impl IntoView {
             again("Download again"),
         ),
         FailureKind::Memory => {
-            ("It does not fit this GPU. A smaller model or a shorter context does:", smaller_ones(chooser))
+            ("It does not fit this GPU. Choose a smaller model, or a shorter context:", smaller_ones(chooser))
         }
-        FailureKind::Device => {
-            ("The GPU failed. Close other tabs that use it, then try again.", again("Try again"))
-        }
+        FailureKind::Device => (
+            "The GPU failed. Close other tabs that use it, then try again, or choose a smaller model:",
+            view! { {again("Try again")}{smaller_ones(chooser)} }.into_any(),
+        ),
         FailureKind::Other => ("It cannot be loaded.", again("Try again")),
     };
     view! {
@@ -265,12 +268,14 @@ fn Trouble(chooser: Chooser, failure: Failure) -> impl IntoView {
     }
 }
 
-/// Models of the catalogue that need less.
+/// Models of the catalogue that need less than the chosen one.
 fn smaller_ones(chooser: Chooser) -> AnyView {
     let size = chooser.info().and_then(Result::ok).map_or(u64::MAX, |info| info.weight_bytes);
-    let items = smaller(&chooser.entries(), size)
-        .into_iter()
-        .map(|entry| view! { <li>{offer(chooser, &entry)}</li> });
+    let models = smaller(&chooser.entries(), size);
+    if models.is_empty() {
+        return view! { <p class="note">"The catalogue has none that is smaller."</p> }.into_any();
+    }
+    let items = models.into_iter().map(|entry| view! { <li>{offer(chooser, &entry)}</li> });
     view! { <ul class="offers" data-testid="model-smaller">{items.collect_view()}</ul> }.into_any()
 }
 

@@ -16,8 +16,10 @@ pub(super) fn Kept(chooser: Chooser) -> impl IntoView {
         let quota = format::or_unknown(storage.quota.map(|quota| quota as f64), format::bytes);
         format!("{used} used of {quota} that the browser allows")
     };
+    // What is told again is not drawn again: somebody may be about to delete.
+    let models = Memo::new(move |_| tab.storage.with(|storage| storage.models.clone()));
     let list = move || {
-        let models = tab.storage.get().models;
+        let models = models.get();
         if models.is_empty() {
             return view! { <p class="note">"None yet. What is downloaded is kept here for the next time."</p> }.into_any();
         }
@@ -47,6 +49,7 @@ fn Item(chooser: Chooser, model: StoredModel) -> impl IntoView {
     let choose = move |_| chooser.choose(ModelRef::Stored { name: name.get_value() }, Vec::new());
     let delete = move |_| {
         sure.set(false);
+        untrack(|| chooser.forget(&name.get_value()));
         tab.send(&ToEngine::Delete { name: name.get_value() });
     };
     let loaded =

@@ -24,7 +24,8 @@ use crate::protocol::{Compute, ModelInfo, ModelRef, Stage, ToEngine};
 #[component]
 pub fn Models() -> impl IntoView {
     let app = expect_context::<App>();
-    let chooser = Chooser::new(app);
+    let chooser = expect_context::<Chooser>();
+    chooser.read_catalog();
     // Loading, whole or broken off, changes what is kept.
     Effect::new(move |_| {
         app.tab.loaded.track();
@@ -53,9 +54,10 @@ pub fn Models() -> impl IntoView {
     }
 }
 
-/// The choice of a model.
+/// The choice of a model: `use_context::<Chooser>()`. It outlives the view, so that a model that fails while it answers is still
+/// the chosen one.
 #[derive(Clone, Copy, Debug)]
-struct Chooser {
+pub struct Chooser {
     app: App,
     /// What the origin offers, or why that is not known.
     catalog: RwSignal<Option<Result<Vec<Entry>, String>>>,
@@ -69,17 +71,11 @@ struct Chooser {
 }
 
 impl Chooser {
-    fn new(app: App) -> Self {
-        let catalog = RwSignal::new(None);
-        spawn_local(async move {
-            let entries =
-                async { http::text(&http::fetch("models/catalog.json", &Call::default()).await?).await }
-                    .await;
-            catalog.try_set(Some(entries.and_then(|text| catalog::parse(&text))));
-        });
+    /// Nothing is chosen yet.
+    pub fn new(app: App) -> Self {
         Self {
             app,
-            catalog,
+            catalog: RwSignal::new(None),
             model: RwSignal::new(None),
             context: RwSignal::new(None),
             compute: RwSignal::new(Compute::Auto),
@@ -91,6 +87,20 @@ impl Chooser {
         self.app.tab
     }
 
+    /// Asks the origin what it offers, unless that is known.
+    fn read_catalog(&self) {
+        let catalog = self.catalog;
+        if catalog.with_untracked(|known| matches!(known, Some(Ok(_)))) {
+            return;
+        }
+        spawn_local(async move {
+            let entries =
+                async { http::text(&http::fetch("models/catalog.json", &Call::default()).await?).await }
+                    .await;
+            catalog.set(Some(entries.and_then(|text| catalog::parse(&text))));
+        });
+    }
+
     /// Asks what a model needs.
     fn choose(&self, model: ModelRef, files: Vec<File>) {
         self.files.set_value(files);
@@ -99,6 +109,13 @@ impl Chooser {
         self.tab().inspected.set(None);
         self.model.set(Some(model));
         self.inspect();
+    }
+
+    /// The chosen model, if that is what it is called, is no longer what was said of it.
+    fn forget(&self, name: &str) {
+        if self.info().is_some_and(|info| info.is_ok_and(|info| info.name == name)) {
+            self.model.set(None);
+        }
     }
 
     /// Asks again, with another context.

@@ -5,6 +5,7 @@
 mod cards;
 mod figures;
 mod pipeline;
+mod pools;
 mod source;
 mod timeline;
 

@@ -1,11 +1,12 @@
-//! The picture of the pipeline: pools with their sides, and micro-batches that move through them.
+//! The picture of the pipeline: one pool with its sides, and the batches that move through it; or two pools.
 
 use std::time::Duration;
 
 use leptos::prelude::*;
 use tread_core::graph::Side;
-use tread_core::monitor::{Pool, StepEvent};
+use tread_core::monitor::StepEvent;
 
+use super::pools::Pools;
 use super::source::{Source, now_ms};
 use crate::monitor::format;
 use crate::monitor::steps::Rows;
@@ -33,10 +34,24 @@ pub(super) fn Pipeline(
     /// From where.
     source: Source,
 ) -> impl IntoView {
+    let apart = Memo::new(move |_| source.hello.with(|hello| hello.pools.len() > 1));
+    view! {
+        <section class="card" data-testid="monitor-pipeline">
+            <h2>"Pipeline"</h2>
+            {move || if apart.get() {
+                view! { <Pools source/> }.into_any()
+            } else {
+                view! { <OnePool source/> }.into_any()
+            }}
+        </section>
+    }
+}
+
+#[component]
+fn OnePool(source: Source) -> impl IntoView {
     let times = Memo::new(move |_| {
         source.board.with(|board| board.steps.back().map(|step| stage_us(step, board.profiled.as_ref())))
     });
-    let pools = move || source.hello.get().pools;
     let told = move || {
         let times = times.get().unwrap_or_default();
         let stages: Vec<String> =
@@ -50,42 +65,28 @@ pub(super) fn Pipeline(
         "The marker is the batch of the last step, where it stayed longest. It stands still, as your system asks for less motion."
     };
     view! {
-        <section class="card" data-testid="monitor-pipeline">
-            <h2>"Pipeline"</h2>
-            <p class="note">{note}</p>
-            <div class="scroll" tabindex="0" role="region" aria-label="Picture of the pipeline">
-                <svg class="pipeline" viewBox="0 0 960 170" role="img" aria-label=told>
-                    {move || pool_boxes(&pools())}
-                    {STAGES.into_iter().enumerate().map(|(at, stage)| stage_box(at, stage, times)).collect_view()}
-                    <Batches source moving/>
-                </svg>
-            </div>
-        </section>
+        <p class="note">{note}</p>
+        <div class="scroll" tabindex="0" role="region" aria-label="Picture of the pipeline">
+            <svg class="pipeline" viewBox="0 0 960 170" role="img" aria-label=told>
+                <Outline source/>
+                {STAGES.into_iter().enumerate().map(|(at, stage)| stage_box(at, stage, times)).collect_view()}
+                <Batches source moving/>
+            </svg>
+        </div>
     }
 }
 
-/// The outline of each pool around its sides.
-fn pool_boxes(pools: &[Pool]) -> impl IntoView + use<> {
-    let outline = |pool: &Pool| {
-        let boxes: Vec<(f64, f64)> = STAGES
-            .iter()
-            .zip(BOXES)
-            .filter(|(stage, _)| matches!(stage, Stage::Side(side) if pool.sides.contains(side)))
-            .map(|(_, place)| place)
-            .collect();
-        let (first, last) = (boxes.first()?, boxes.last()?);
-        let width = last.0 + last.1 - first.0;
-        let both = pool.sides.contains(&Side::Attention) && pool.sides.contains(&Side::Ffn);
-        let name = if both { "One pool for both sides".to_owned() } else { format!("Pool {}", pool.name) };
-        // The sides of two pools stand beside each other with room between them.
-        let inset = if both { 0.0 } else { 8.0 };
-        Some(view! {
-            <rect class="pool" x=first.0 + inset y="24" width=width - 2.0 * inset height="112" rx="10"/>
-            <text class="pool-name" x=first.0 + width / 2.0 y="15" text-anchor="middle">{name}</text>
-            <text class="pool-name" x=first.0 + width / 2.0 y="154" text-anchor="middle">{pool.device.clone()}</text>
-        })
-    };
-    pools.iter().filter_map(outline).collect_view()
+/// The outline of the pool around both sides.
+#[component]
+fn Outline(source: Source) -> impl IntoView {
+    let (x, end) = (BOXES[1].0, BOXES[2].0 + BOXES[2].1);
+    let middle = (x + end) / 2.0;
+    let device = move || source.hello.with(|hello| hello.pools.first().map(|pool| pool.device.clone()));
+    view! {
+        <rect class="pool" x=x y="24" width=end - x height="112" rx="10"/>
+        <text class="pool-name" x=middle y="15" text-anchor="middle">"One pool for both sides"</text>
+        <text class="pool-name" x=middle y="154" text-anchor="middle">{device}</text>
+    }
 }
 
 fn stage_box(at: usize, stage: Stage, times: Memo<Option<[f64; 4]>>) -> impl IntoView {
@@ -184,11 +185,11 @@ fn marker(batch: Micro, clock: RwSignal<u64>, moving: bool) -> impl IntoView {
 }
 
 /// Whether the system asks for less motion.
-fn reduced_motion() -> bool {
+pub(super) fn reduced_motion() -> bool {
     let query = window().match_media("(prefers-reduced-motion: reduce)");
     query.ok().flatten().is_some_and(|query| query.matches())
 }
 
-fn micros(us: f64) -> String {
+pub(super) fn micros(us: f64) -> String {
     format::seconds(us / 1e6)
 }

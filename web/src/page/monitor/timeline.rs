@@ -116,7 +116,8 @@ fn Lanes(ops: Vec<OpTime>, totals: Vec<OpTotal>, span: f64) -> impl IntoView {
     let lanes = Lane::of_ops(&ops);
     let tall = lanes.len() * 30;
     // Micro-batches run at the same time, so each has a strip of the lane.
-    let strip = 26.0 / ops.iter().map(|op| op.micro_batch + 1).max().unwrap_or(1) as f64;
+    let strips = ops.iter().map(|op| op.micro_batch + 1).max().unwrap_or(1);
+    let strip = 26.0 / strips as f64;
     let bars = ops.iter().enumerate().map(|(at, op)| {
         let lane = lanes.iter().position(|lane| *lane == Lane::of(op)).unwrap_or(0);
         let y = (lane * 30 + 2) as f64 + strip * op.micro_batch as f64;
@@ -130,7 +131,7 @@ fn Lanes(ops: Vec<OpTime>, totals: Vec<OpTotal>, span: f64) -> impl IntoView {
     let bars = bars.collect_view();
     let ops = StoredValue::new(ops);
     let told = move || match chosen.get() {
-        Some(at) => ops.with_value(|ops| ops.get(at).map(describe)).unwrap_or_default(),
+        Some(at) => ops.with_value(|ops| ops.get(at).map(|op| describe(op, strips))).unwrap_or_default(),
         None => "Point at an op, or move through them with the arrow keys".to_owned(),
     };
     let key = move |event: KeyboardEvent| {
@@ -160,12 +161,10 @@ fn Lanes(ops: Vec<OpTime>, totals: Vec<OpTotal>, span: f64) -> impl IntoView {
     }
 }
 
-fn describe(op: &OpTime) -> String {
+fn describe(op: &OpTime, micro_batches: usize) -> String {
     let layer = op.layer.map_or_else(|| Lane::Ends.title().to_lowercase(), |layer| format!("layer {layer}"));
-    let part = match op.micro_batch {
-        0 => String::new(),
-        other => format!(" · micro-batch {}", other + 1),
-    };
+    let part =
+        if micro_batches > 1 { format!(" · micro-batch {}", op.micro_batch + 1) } else { String::new() };
     format!(
         "{} · {layer} · {}{part} · {}, from {}",
         op.name,
