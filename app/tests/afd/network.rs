@@ -144,7 +144,7 @@ fn a_partition_of_both_pools_is_waited_for() {
     thread::scope(|scope| {
         check(&networks, |step| {
             if step == 6 {
-                [first, second].map(Network::down);
+                networks.iter().for_each(Network::down);
                 scope.spawn(|| {
                     // Longer than it takes to give connections up.
                     thread::sleep(Duration::from_secs(6));
