@@ -91,16 +91,17 @@ fn processes_say_what_one_device_says() {
 /// Workers whose shards two and three devices compute together; their standby is one device, and takes over.
 #[test]
 fn devices_that_compute_together_say_what_one_says() {
-    for (name, sharding, flag) in
-        [("nano", Sharding::Layers, "layers"), ("step3-tiny", Sharding::Experts, "experts")]
-    {
+    for (name, sharding, flag, second) in [
+        ("nano", Sharding::Layers, "layers", "cpu+cpu"),
+        ("step3-tiny", Sharding::Experts, "experts", "cpu+cpu+cpu"),
+    ] {
         let model = model(name);
         let path = folder(name);
         let worker = |shard, device| {
             let args = [path.to_str().unwrap(), "--shard", shard, "--device", device, "--sharding", flag];
             Server::ffn_worker(TREAD, &args)
         };
-        let workers = [("0/2", "cpu+cpu"), ("1/2", "cpu+cpu+cpu")].map(|(shard, on)| worker(shard, on));
+        let workers = [("0/2", "cpu+cpu"), ("1/2", second)].map(|(shard, on)| worker(shard, on));
         assert!(workers[0].log().contains(") + CPU ("), "{}", workers[0].log());
         let list = List::of(&[&workers[0], &workers[1]]);
         let afd = AfdOptions { sharding, ..AfdOptions::new(list.members()) };

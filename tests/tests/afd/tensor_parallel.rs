@@ -26,7 +26,8 @@ fn together(open: &dyn Fn() -> Box<dyn Backend>, count: usize) -> TensorParallel
 
 fn check(label: &str, open: &dyn Fn() -> Box<dyn Backend>) {
     let (layers, experts) = (Sharding::Layers, Sharding::Experts);
-    let one = open();
+    // All rows of a step at once, and some of them.
+    let (one, pools) = (open(), [(together(open, 2), 1), (together(open, 3), 3)]);
     for (name, model, shapes) in [
         (
             "step3 in FP8",
@@ -40,19 +41,15 @@ fn check(label: &str, open: &dyn Fn() -> Box<dyn Backend>) {
             let model = spread(&model, sharding, dtype);
             let mut whole = compile(&*one, &model.0, &model.1, options(1));
             let expected: Vec<_> = batches().iter().map(|batch| step(&mut *whole, batch)).collect();
-            for count in [2, 3] {
-                let ffn = together(open, count);
-                // All rows of a step at once, and one or a few of them.
-                for lanes in [1, 3] {
-                    let label = format!(
-                        "{label}, {name} by {sharding:?} on {workers} times {count} devices with {lanes} micro-batches, \
-                         {} edges",
-                        dtype.name()
-                    );
-                    let mut cut = pipeline((&*one, &ffn), &model, sharding, workers, lanes);
-                    for (at, (batch, expected)) in batches().iter().zip(&expected).enumerate() {
-                        assert_same(&step(&mut cut, batch), expected, &format!("{label}, step {at}"));
-                    }
+            for (ffn, lanes) in &pools {
+                let label = format!(
+                    "{label}, {name} by {sharding:?} on {workers} times {}, {lanes} micro-batches, {} edges",
+                    ffn.device(),
+                    dtype.name()
+                );
+                let mut cut = pipeline((&*one, ffn), &model, sharding, workers, *lanes);
+                for (at, (batch, expected)) in batches().iter().zip(&expected).enumerate() {
+                    assert_same(&step(&mut cut, batch), expected, &format!("{label}, step {at}"));
                 }
             }
         }
