@@ -85,20 +85,25 @@ pub enum Members {
 
 impl Members {
     /// The devices of this process among them.
-    fn devices(&self) -> Vec<Place> {
+    pub(crate) fn devices(&self) -> Vec<Place> {
         let Self::Places(places) = self else { return vec![] };
         places.iter().filter(|place| matches!(place, Place::Device { .. })).cloned().collect()
     }
 
+    /// Whether standard input lists them (`@-`).
+    pub(crate) fn is_input(&self) -> bool {
+        matches!(self, Self::File(path) if path.as_os_str() == "-")
+    }
+
     /// Whether some are elsewhere.
-    fn has_addresses(&self) -> bool {
+    pub(crate) fn has_addresses(&self) -> bool {
         match self {
             Self::Places(places) => places.iter().any(|place| matches!(place, Place::Address(_))),
             Self::File(_) | Self::Started(_) => true,
         }
     }
 
-    fn membership(&self) -> Arc<dyn Membership> {
+    pub(crate) fn membership(&self) -> Arc<dyn Membership> {
         match self {
             Self::Places(places) => Arc::new(Static(places.clone())),
             Self::File(path) => Arc::new(Listed(path.clone())),

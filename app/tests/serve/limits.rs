@@ -13,7 +13,7 @@ use super::{Answer, Client, cpu, merged, start};
 fn a_full_queue_refuses_and_says_when_to_come_back() {
     let gate = Gate::closed();
     let server = start(gate.device(), |options| {
-        options.max_sequences = 1;
+        options.limits.max_sequences = 1;
         options.max_queue = 1;
     });
     let client = Client::new(server.address());
@@ -91,8 +91,8 @@ fn a_body_that_does_not_come_is_not_waited_for() {
 fn an_answer_nobody_reads_holds_nothing_up() {
     let server = start(cpu(), |options| {
         options.client_timeout = Duration::from_millis(300);
-        options.context_length = 1024;
-        options.kv_tokens = 8 * 1024;
+        options.limits.context_length = 1024;
+        options.limits.kv_tokens = 8 * 1024;
         options.max_queue = 0;
     });
     let client = Client::new(server.address());

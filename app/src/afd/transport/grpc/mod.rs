@@ -12,7 +12,9 @@ use tread_core::graph::EdgeDType;
 use crate::afd::hello::{Hello, Terms, Welcome};
 
 pub use client::{Grpc, GrpcOptions};
+pub(crate) use client::{MEET, Token, explain};
 pub use server::{Security, Served, serve};
+pub(crate) use server::{Attended, listen};
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::str_to_string, missing_debug_implementations)]
 mod proto {
