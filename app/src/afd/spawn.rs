@@ -43,8 +43,13 @@ impl Pools {
             common.extend([flag.to_owned(), value]);
         }
         common.extend(engine.device.adapter.iter().flat_map(|a| ["--adapter".to_owned(), a.to_string()]));
-        let shard = |index: usize| {
-            let own = ["--shard", &format!("{}/{shards}", index % shards), "--max-rows", &engine.step_tokens.to_string()];
+        let shard = |index: usize| -> Vec<String> {
+            let own = [
+                "--shard",
+                &format!("{}/{shards}", index % shards),
+                "--max-rows",
+                &engine.step_tokens.to_string(),
+            ];
             common.iter().cloned().chain(own.map(str::to_owned)).collect()
         };
         let ffn = Workers::start("ffn", (0..sizes.ffn).map(shard).collect(), None)?;
@@ -190,7 +195,9 @@ fn keep(state: &Mutex<State>, binary: &Path, index: usize, arguments: &[String],
             Some(Ok(status)) => {
                 tracing::warn!(kind, worker = index, %status, "a worker has ended and is started again")
             }
-            Some(Err(error)) => tracing::warn!(kind, worker = index, %error, "a worker is not to be waited for"),
+            Some(Err(error)) => {
+                tracing::warn!(kind, worker = index, %error, "a worker is not to be waited for")
+            }
             None => {}
         }
         lock(state).set(index, None);

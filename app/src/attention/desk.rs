@@ -8,9 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tread_core::Error;
-use tread_core::engine::{Event, RequestId, Task};
-use tread_core::grammar::{GrammarCompiler, GrammarSource};
+use tread_core::engine::{Event, Request, RequestId, Task};
+use tread_core::grammar::{Grammar, GrammarCompiler, GrammarSource};
 use tread_core::model::Model;
 use tread_core::monitor::{Standing, StepEvent};
 
@@ -114,8 +113,7 @@ impl Desk {
     pub(super) fn attach(&self) -> (Seat, UnboundedReceiver<Bytes>) {
         let (reports, receiver) = unbounded_channel();
         let mut state = self.state();
-        let status =
-            if state.draining { Status::Draining } else { self.0.status.borrow().clone() };
+        let status = if state.draining { Status::Draining } else { self.0.status.borrow().clone() };
         for report in [Report::Standing(state.standing), Report::Status(status)] {
             // It holds the receiver itself.
             let _ = reports.send(wire::report(&report));
@@ -174,7 +172,7 @@ impl Desk {
     }
 
     /// Compiles a grammar; may take long.
-    fn compile(&self, source: &GrammarSource) -> tread_core::Result<tread_core::grammar::Grammar> {
+    fn compile(&self, source: &GrammarSource) -> tread_core::Result<Grammar> {
         let compiler = {
             let mut grammars = self.0.grammars.lock().unwrap_or_else(PoisonError::into_inner);
             match &*grammars {
@@ -183,6 +181,14 @@ impl Desk {
             }
         };
         compiler.compile_source(source)
+    }
+
+    /// Hands a request on if nobody has given it up meanwhile.
+    fn submit_if_wanted(&self, id: RequestId, request: Request) {
+        let state = self.state();
+        if state.servers.get(&(id.0 >> NAME_BITS)).is_some_and(|server| server.active.contains(&id)) {
+            self.give(Order::Submit(id, Box::new(request)));
+        }
     }
 }
 
@@ -228,7 +234,7 @@ impl Seat {
     ///
     /// # Errors
     /// When it makes no sense.
-    pub(super) async fn obey(&self, data: &[u8]) -> Result<(), String> {
+    pub(super) fn obey(&self, data: &[u8]) -> Result<(), String> {
         match wire::read_order(data)? {
             Sent::Submit { id, mut request, grammar } => {
                 let id = self.ours(id)?;
@@ -241,13 +247,16 @@ impl Seat {
                 };
                 let desk = self.desk.clone();
                 // Nobody else is to wait for a large grammar.
-                tokio::task::spawn_blocking(move || match (desk.compile(&source), &mut request.task) {
-                    (Ok(grammar), Task::Generate(generate)) => {
-                        generate.grammar = Some(grammar);
-                        desk.submit_if_wanted(id, Order::Submit(id, Box::new(request)));
+                tokio::task::spawn_blocking(move || match desk.compile(&source) {
+                    Ok(grammar) => {
+                        if let Task::Generate(generate) = &mut request.task {
+                            generate.grammar = Some(grammar);
+                        }
+                        desk.submit_if_wanted(id, request);
                     }
-                    (Ok(_), Task::Embed) => desk.refuse(id, Error::Config("an embedding has no grammar".into())),
-                    (Err(error), _) => desk.refuse(id, error),
+                    Err(error) => {
+                        desk.hear(Report::Event { id, event: Event::Failed(error), time: None });
+                    }
                 });
             }
             Sent::Abort(id) => {
@@ -272,21 +281,7 @@ impl Seat {
         if id >> NAME_BITS != 0 {
             return Err(format!("{id} is no name for a request: it has more than {NAME_BITS} bits"));
         }
-        Ok(RequestId(self.server << NAME_BITS | id))
-    }
-}
-
-impl Desk {
-    /// Hands a request on if nobody has given it up meanwhile.
-    fn submit_if_wanted(&self, id: RequestId, order: Order) {
-        let state = self.state();
-        if state.servers.get(&(id.0 >> NAME_BITS)).is_some_and(|server| server.active.contains(&id)) {
-            self.give(order);
-        }
-    }
-
-    fn refuse(&self, id: RequestId, error: Error) {
-        self.hear(Report::Event { id, event: Event::Failed(error), time: None });
+        Ok(RequestId((self.server << NAME_BITS) | id))
     }
 }
 

@@ -92,11 +92,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(
-        mut device: Device,
-        orders: mpsc::Receiver<Order>,
-        reports: Reports,
-    ) -> anyhow::Result<Self> {
+    fn new(mut device: Device, orders: mpsc::Receiver<Order>, reports: Reports) -> anyhow::Result<Self> {
         let compiled = device.compile();
         let (executable, running) =
             compiled.inspect_err(|error| reports.status(Status::Failed(format!("{error:#}"))))?;

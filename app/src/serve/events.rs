@@ -51,12 +51,15 @@ struct Each {
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { steps: broadcast::Sender::new(KEPT), standing: watch::Sender::default(), each: Mutex::default() }
+        Self {
+            steps: broadcast::Sender::new(KEPT),
+            standing: watch::Sender::default(),
+            each: Mutex::default(),
+        }
     }
 }
 
 impl Feed {
-
     /// An engine made a step. Returns where all engines together stand.
     pub(super) fn step(&self, engine: usize, step: StepEvent, standing: Standing) -> Standing {
         let standing = self.standing(engine, standing);

@@ -43,12 +43,12 @@ use crate::afd::Members;
 use crate::afd::spawn::Pools;
 use crate::attention::thread::EngineThread;
 use crate::attention::{AttentionWorkers, Status};
+pub use crate::attention::{Limits, OpenDevice};
 use crate::cli::ServeArgs;
 use crate::signals::Signals;
 use crate::{devices, load};
 use app::{App, new_id, unix_time};
 use metrics::Metrics;
-pub use crate::attention::{Limits, OpenDevice};
 pub use options::ServerOptions;
 
 /// How often measured values are folded into their buckets.
@@ -170,8 +170,10 @@ impl Server {
             .with_context(|| format!("listening on {}; choose another --host or --port", options.address))?;
         let address = listener.local_addr()?;
         let metrics = Metrics::new(options.model_names.first().map_or(&model.name, String::as_str))?;
-        let _on_runtime = runtime.enter();
-        let (handle, engines) = engine::start(&model, devices, &options, &metrics)?;
+        let (handle, engines) = {
+            let _on_runtime = runtime.enter();
+            engine::start(&model, devices, &options, &metrics)?
+        };
         let app = App::new(model, options, handle, Arc::clone(&metrics));
         let (stop, stopped) = watch::channel(Stop::No);
         let router = layers::router(app.clone())?.layer(Extension(stopped.clone()));

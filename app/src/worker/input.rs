@@ -22,7 +22,8 @@ impl Input {
         std::thread::spawn(move || {
             // What cannot be read has ended as well.
             for line in std::io::stdin().lines().map_while(Result::ok) {
-                let list: Vec<_> = line.split(',').filter(|place| !place.is_empty()).map(str::to_owned).collect();
+                let list: Vec<_> =
+                    line.split(',').filter(|place| !place.is_empty()).map(str::to_owned).collect();
                 match Place::list(&list) {
                     Ok(places) => drop(listed.send_replace(places)),
                     Err(error) => tracing::error!(%error, "a list of workers on standard input"),

@@ -53,8 +53,14 @@ fn requests() -> Vec<(&'static str, Value)> {
         chat(json!({"stop": [" man", "ing"], "temperature": 1.1, "n": 4})),
         chat(json!({"logprobs": true, "top_logprobs": 5, "logit_bias": {"65": -100, "70": 5}, "n": 2})),
         chat(json!({"temperature": 1.4, "frequency_penalty": 0.5, "repetition_penalty": 1.2, "min_p": 0.01})),
-        ("/v1/completions", json!({"prompt": ["Once", "upon a"], "echo": true, "logprobs": 3, "max_tokens": 4, "temperature": 0})),
-        ("/v1/completions", json!({"prompt": "A horse, a horse", "prompt_logprobs": 2, "max_tokens": 1, "seed": 1})),
+        (
+            "/v1/completions",
+            json!({"prompt": ["Once", "upon a"], "echo": true, "logprobs": 3, "max_tokens": 4, "temperature": 0}),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "A horse, a horse", "prompt_logprobs": 2, "max_tokens": 1, "seed": 1}),
+        ),
         ("/v1/embeddings", json!({"input": ["love", "hate and war", "x"]})),
         // Errors of the engine, too.
         chat(json!({"n": 33})),
@@ -187,7 +193,14 @@ fn who_does_not_know_the_token_is_refused_and_connections_are_encrypted() {
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| tls.join(name).to_str().unwrap().to_owned());
     // Beyond this machine, as it has all that takes.
     let worker = attention_worker(&[
-        "--listen", "0.0.0.0:0", "--tls-cert", &cert, "--tls-key", &key, "--token-file", &right,
+        "--listen",
+        "0.0.0.0:0",
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+        "--token-file",
+        &right,
     ]);
     let place = format!("localhost:{}", worker.address().port());
     let serve = ["serve", "nano", "--port", "0", "--attention", &place, "--worker-ca", &cert];
@@ -199,5 +212,8 @@ fn who_does_not_know_the_token_is_refused_and_connections_are_encrypted() {
         &["serve", "nano", "--port", "0", "--attention", "192.0.2.1:4000", "--worker-token-file", &right],
         &["in the clear", "--worker-ca"],
     );
-    refused(&["worker", "attention", "nano", "--listen", "0.0.0.0:0"], &["--tls-cert", "--token-file", "127.0.0.1"]);
+    refused(
+        &["worker", "attention", "nano", "--listen", "0.0.0.0:0"],
+        &["--tls-cert", "--token-file", "127.0.0.1"],
+    );
 }

@@ -12,7 +12,8 @@ use crate::models::STREAMS;
 
 /// Tokens of a stream.
 const TOKENS: usize = 64;
-const QUESTIONS: [&str; 4] = ["Who goes there?", "What is the matter?", "Where is the king?", "Tell me a tale."];
+const QUESTIONS: [&str; 4] =
+    ["Who goes there?", "What is the matter?", "Where is the king?", "Tell me a tale."];
 
 /// An answer to a request that is a good one.
 pub(crate) fn post(server: &Server, path: &str, body: &Value) -> Value {

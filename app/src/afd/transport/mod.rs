@@ -13,8 +13,8 @@ use bytes::Bytes;
 use super::hello::{Hello, Welcome};
 use super::place::Place;
 
-pub use grpc::{Grpc, GrpcOptions, Security, Served, serve};
 pub(crate) use grpc::{Attended, MEET, Token, explain, listen};
+pub use grpc::{Grpc, GrpcOptions, Security, Served, serve};
 pub use inproc::Inproc;
 
 /// Why there is no connection.

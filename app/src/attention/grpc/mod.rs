@@ -5,8 +5,8 @@ mod server;
 
 use super::hello::{Terms, Welcome};
 
-pub(crate) use client::{Client, Connection};
 pub use client::drain;
+pub(crate) use client::{Client, Connection};
 pub(crate) use server::serve;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::str_to_string, missing_debug_implementations)]

@@ -55,11 +55,9 @@ impl Attention for Service {
 
     type ServeStream = Pin<Box<dyn Stream<Item = Result<Report, Status>> + Send>>;
 
-    async fn serve(
-        &self,
-        request: Request<Streaming<Order>>,
-    ) -> Result<Response<Self::ServeStream>, Status> {
-        let incarnation = request.metadata().get(INCARNATION).and_then(|value| value.to_str().ok()?.parse().ok());
+    async fn serve(&self, request: Request<Streaming<Order>>) -> Result<Response<Self::ServeStream>, Status> {
+        let incarnation =
+            request.metadata().get(INCARNATION).and_then(|value| value.to_str().ok()?.parse().ok());
         // Between Hello and now it may have been started anew.
         if incarnation != Some(self.desk.welcome().incarnation) {
             return Err(Status::unavailable("the worker was started anew"));
@@ -68,7 +66,7 @@ impl Attention for Service {
         let mut orders = request.into_inner();
         tokio::spawn(async move {
             while let Ok(Some(order)) = orders.message().await {
-                if let Err(why) = seat.obey(&order.data).await {
+                if let Err(why) = seat.obey(&order.data) {
                     tracing::warn!(why, "a server is no longer listened to");
                     return;
                 }

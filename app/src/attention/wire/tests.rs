@@ -113,8 +113,9 @@ prop_compose! {
 fn event() -> impl Strategy<Value = Event> {
     let scores = prop::collection::vec(prop::option::of(logprob()), 0..4);
     prop_oneof![
-        (any::<usize>(), any::<usize>(), any::<Duration>(), scores)
-            .prop_map(|(tokens, cached, waited, logprobs)| Event::Prompt { tokens, cached, waited, logprobs }),
+        (any::<usize>(), any::<usize>(), any::<Duration>(), scores).prop_map(
+            |(tokens, cached, waited, logprobs)| Event::Prompt { tokens, cached, waited, logprobs }
+        ),
         prop::collection::vec(float(), 0..9).prop_map(Event::Features),
         delta().prop_map(Event::Delta),
         Just(()).prop_map(|()| Event::Done),
@@ -202,7 +203,9 @@ fn grammars_are_sent_as_what_they_are_made_of() {
     let compiler = GrammarCompiler::new(&tread_core::model::Model::new("nano", checkpoint).unwrap()).unwrap();
     for spec in [
         GrammarSpec::JsonObject,
-        GrammarSpec::JsonSchema(json!({"type": "object", "properties": {"z": {"maximum": 0.1}, "a": {"const": 1e300}}})),
+        GrammarSpec::JsonSchema(
+            json!({"type": "object", "properties": {"z": {"maximum": 0.1}, "a": {"const": 1e300}}}),
+        ),
         GrammarSpec::Regex("a+".into()),
         GrammarSpec::Choice(vec!["x".into(), "y".into()]),
         GrammarSpec::Lark("start: \"a\"".into()),
@@ -212,7 +215,9 @@ fn grammars_are_sent_as_what_they_are_made_of() {
             let generate = Generate { grammar: Some(grammar.clone()), ..Generate::default() };
             let request = Request { prompt: vec![1], task: Task::Generate(Box::new(generate)) };
             let data = order(Order::Submit(RequestId(1), Box::new(request))).unwrap();
-            let Ok(Sent::Submit { grammar: Some(source), .. }) = read_order(&data) else { panic!("no grammar") };
+            let Ok(Sent::Submit { grammar: Some(source), .. }) = read_order(&data) else {
+                panic!("no grammar")
+            };
             assert_eq!(&source, grammar.source());
             let mut again = compiler.compile_source(&source).unwrap();
             assert_eq!(again.source(), grammar.source());
@@ -229,7 +234,8 @@ fn other_orders_and_statuses() {
     assert!(matches!(read(Order::Abort(RequestId(7))), Sent::Abort(RequestId(7))));
     assert!(matches!(read(Order::Measure(true)), Sent::Measure(true)));
     assert!(order(Order::Stop).is_none());
-    let running = super::super::Running { device: "cpu".into(), pools: vec![tread_core::monitor::Pool::whole("cpu")] };
+    let running =
+        super::super::Running { device: "cpu".into(), pools: vec![tread_core::monitor::Pool::whole("cpu")] };
     for status in [super::super::Status::Ready(running), super::super::Status::Failed("why".into())] {
         let Ok(Report::Status(read)) = read_report(&report(&Report::Status(status.clone()))) else {
             panic!("no status");

@@ -85,7 +85,9 @@ impl Engines {
         let each = self.board.each();
         let living = |wanted: fn(&Status) -> bool| -> Vec<&Arc<Front>> {
             let there = all.each.iter().flatten().filter(|front| front.is_connected());
-            there.filter(|front| each.get(front.index()).and_then(Option::as_ref).is_some_and(wanted)).collect()
+            there
+                .filter(|front| each.get(front.index()).and_then(Option::as_ref).is_some_and(wanted))
+                .collect()
         };
         let mut candidates = living(|status| matches!(status, Status::Loading | Status::Ready(_)));
         if candidates.is_empty() {

@@ -165,7 +165,7 @@ async fn watch_drain(
     worker: Arc<dyn Attended>,
     mut drain: watch::Receiver<bool>,
     reporter: HealthReporter,
-    name: &str,
+    name: &'static str,
 ) {
     if drain.wait_for(|drain| *drain).await.is_ok() {
         reporter.set_service_status("", ServingStatus::NotServing).await;
