@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use tokio::sync::watch;
+use tread_shaders::Selector;
 
 use super::{Members, Place};
-use crate::cli::{EngineArgs, PoolSizes};
+use crate::cli::{AfdArgs, BackendChoice, EngineArgs, PoolSizes};
 
 /// Pause before a worker that has ended is started again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -31,37 +32,35 @@ impl Pools {
     /// # Errors
     /// When one of them ends before that (its own message is on standard error), or there would be shards without a worker.
     pub(crate) fn start(model: Option<&str>, engine: &EngineArgs, sizes: PoolSizes) -> Result<Self> {
+        let device = (engine.device.backend, engine.device.adapter.as_ref());
         let afd = &engine.device.afd;
-        let shards = afd.shards.map_or(sizes.ffn, |shards| shards as usize);
-        ensure!(shards <= sizes.ffn, "--shards {shards} is more than the {} FFN workers", sizes.ffn);
-        let mut common: Vec<String> = model.iter().map(|&model| model.to_owned()).collect();
-        for (flag, value) in [
-            ("--sharding", name(&afd.sharding)),
-            ("--afd-dtype", name(&afd.afd_dtype)),
-            ("--backend", name(&engine.device.backend)),
-        ] {
-            common.extend([flag.to_owned(), value]);
-        }
-        common.extend(engine.device.adapter.iter().flat_map(|a| ["--adapter".to_owned(), a.to_string()]));
-        let shard = |index: usize| -> Vec<String> {
-            let own = [
-                "--shard",
-                &format!("{}/{shards}", index % shards),
-                "--max-rows",
-                &engine.step_tokens.to_string(),
-            ];
-            common.iter().cloned().chain(own.map(str::to_owned)).collect()
-        };
-        let ffn = Workers::start("ffn", (0..sizes.ffn).map(shard).collect(), None)?;
-        let own = [common, engine_arguments(engine)].concat();
+        let ffn = Workers::ffn(model, device, afd, (sizes.ffn, engine.step_tokens as usize))?;
+        let own = [common_arguments(model, device, afd), engine_arguments(engine)].concat();
         let attention = Workers::start("attention", vec![own; sizes.attention], Some(ffn.places()))?;
         Ok(Self { attention, _ffn: ffn })
     }
 
     /// The attention workers that listen, now and later.
     pub(crate) fn attention(&self) -> Members {
-        Members::Started(self.attention.places())
+        self.attention.members()
     }
+}
+
+/// What computes.
+type Device<'a> = (BackendChoice, Option<&'a Selector>);
+
+/// What workers of both kinds are told.
+fn common_arguments(model: Option<&str>, (backend, adapter): Device<'_>, afd: &AfdArgs) -> Vec<String> {
+    let mut arguments: Vec<String> = model.iter().map(|&model| model.to_owned()).collect();
+    for (flag, value) in [
+        ("--sharding", name(&afd.sharding)),
+        ("--afd-dtype", name(&afd.afd_dtype)),
+        ("--backend", name(&backend)),
+    ] {
+        arguments.extend([flag.to_owned(), value]);
+    }
+    arguments.extend(adapter.iter().flat_map(|adapter| ["--adapter".to_owned(), adapter.to_string()]));
+    arguments
 }
 
 /// What makes an attention worker an engine of this kind, with the FFN workers that its standard input lists.
@@ -83,7 +82,7 @@ fn engine_arguments(engine: &EngineArgs) -> Vec<String> {
 
 /// Workers of one kind. Dropping it ends them.
 #[derive(Debug)]
-struct Workers {
+pub(crate) struct Workers {
     state: Arc<Mutex<State>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -162,7 +161,32 @@ impl Workers {
         Ok(workers)
     }
 
+    /// Starts so many FFN workers of a model's shards (as many, unless told otherwise) for calls of so many rows.
+    ///
+    /// # Errors
+    /// As [`Workers::start`]; when there would be shards without a worker.
+    pub(crate) fn ffn(
+        model: Option<&str>,
+        device: Device<'_>,
+        afd: &AfdArgs,
+        (count, max_rows): (usize, usize),
+    ) -> Result<Self> {
+        let shards = afd.shards.map_or(count, |shards| shards as usize);
+        ensure!(shards <= count, "--shards {shards} is more than the {count} FFN workers");
+        let common = common_arguments(model, device, afd);
+        let worker = |index: usize| -> Vec<String> {
+            let (shard, rows) = (format!("{}/{shards}", index % shards), max_rows.to_string());
+            let own = ["--shard".to_owned(), shard, "--max-rows".to_owned(), rows];
+            common.iter().cloned().chain(own).collect()
+        };
+        Self::start("ffn", (0..count).map(worker).collect(), None)
+    }
+
     /// Those that listen, now and later.
+    pub(crate) fn members(&self) -> Members {
+        Members::Started(self.places())
+    }
+
     fn places(&self) -> watch::Receiver<Vec<Place>> {
         lock(&self.state).places.subscribe()
     }
