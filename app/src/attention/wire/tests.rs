@@ -54,8 +54,8 @@ prop_compose! {
 prop_compose! {
     fn generate()(
         sampling in sampling(),
-        (n, max_tokens, min_tokens): (usize, usize, usize),
-        (ignore_eos, include_stop, skip_special): (bool, bool, bool),
+        (n, max_tokens, min_tokens) in any::<(usize, usize, usize)>(),
+        (ignore_eos, include_stop, skip_special) in any::<(bool, bool, bool)>(),
         stop_ids: Vec<u32>,
         stop in prop::collection::vec(text(), 0..3),
         logprobs: Option<usize>,
@@ -125,7 +125,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 prop_compose! {
     fn step()(
-        (step, at_ms, schedule_us): (u64, u64, u64),
+        (step, at_ms, schedule_us) in any::<(u64, u64, u64)>(),
         rows in prop::collection::vec((any::<u64>(), any::<usize>(), any::<bool>()), 0..3),
         first_tokens_s in prop::collection::vec(-1e9..1e9f64, 0..3),
         ops in prop::collection::vec((text(), any::<Option<usize>>(), any::<bool>(), 0.0..1e9f64), 0..3),
