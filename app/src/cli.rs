@@ -18,8 +18,8 @@ use tread_shaders::Selector;
 pub(crate) use afd::{AfdArgs, PoolSizes};
 pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
 pub(crate) use plan::{FfnBatch, Format, GoalArgs, KvPrecision, PlanArgs, SimulateArgs};
-pub(crate) use serve::{LogFormat, ServeArgs};
-pub(crate) use worker::{FfnWorkerArgs, WorkerCommand};
+pub(crate) use serve::{EngineArgs, LogFormat, ServeArgs};
+pub(crate) use worker::{AttentionWorkerArgs, FfnWorkerArgs, WorkerArgs, WorkerCommand};
 
 const MODEL_HELP: &str = "\
 MODEL is one of

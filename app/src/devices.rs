@@ -56,19 +56,24 @@ pub(crate) fn apart(
             Box::new(Rounding::new(device, sharding, dtype))
         });
     };
-    let read =
-        |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
-    let token = args.ffn_token_file.as_ref().map(read).transpose()?.map(|token| token.trim().to_owned());
     let options = AfdOptions {
         sharding,
         shards: args.shards.map(|shards| shards as usize),
         dtype,
         micro_batches: args.micro_batches as usize,
-        hold: args.ffn_hold,
-        grpc: GrpcOptions { ca: args.ffn_ca.as_ref().map(read).transpose()?, token },
+        hold: args.worker_hold,
+        grpc: grpc(args)?,
         ..AfdOptions::new(ffn)
     };
     Ok(Box::new(Disaggregated::new(Arc::clone(model), device, options)))
+}
+
+/// How workers at addresses are known, and how we are known to them.
+pub(crate) fn grpc(args: &AfdArgs) -> Result<GrpcOptions> {
+    let read =
+        |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let token = args.worker_token_file.as_ref().map(read).transpose()?.map(|token| token.trim().to_owned());
+    Ok(GrpcOptions { ca: args.worker_ca.as_ref().map(read).transpose()?, token })
 }
 
 /// Opens what the user wants, or the best there is.

@@ -1,8 +1,9 @@
-//! The parts of the `tread` binary. Only the server and the FFN pool are a library for others: their tests start them in
+//! The parts of the `tread` binary. Only the server and its pools are a library for others: their tests start them in
 //! their own process.
 
 pub mod afd;
 mod answer;
+pub mod attention;
 mod bench;
 mod catalog;
 mod chart;
@@ -55,6 +56,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Doctor => doctor::run(),
         cli::Command::Bench(args) => bench::run(args),
         cli::Command::Worker(cli::WorkerCommand::Ffn(args)) => worker::ffn(args),
+        cli::Command::Worker(cli::WorkerCommand::Attention(args)) => worker::attention(args),
         cli::Command::Plan(args) => plan::run(args),
         cli::Command::Simulate(args) => simulate::run(args),
     };

@@ -28,6 +28,14 @@ impl KvDType {
             Self::F16 => 2,
         }
     }
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
 }
 
 /// Tokens in one block of the paged KV cache.

@@ -1,10 +1,12 @@
 //! The one error type of the library: it names the thing that is wrong and the remedy.
 
+use serde::{Deserialize, Serialize};
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong between a file on disk and a token.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be opened or read.
@@ -13,6 +15,7 @@ pub enum Error {
         /// The file or folder.
         path: String,
         /// The system's reason.
+        #[serde(with = "io_error")]
         source: std::io::Error,
     },
     /// A file breaks its format's rules (truncated, lying header, overlapping tensors, ...).
@@ -65,5 +68,20 @@ impl Error {
     /// An [`Error::Io`] about `path`.
     pub fn io(path: impl std::fmt::Display, source: std::io::Error) -> Self {
         Self::Io { path: path.to_string(), source }
+    }
+}
+
+/// An error of the system as its text: elsewhere, no more of it is of use.
+mod io_error {
+    use std::io::Error;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(error: &Error, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(error)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Error, D::Error> {
+        String::deserialize(from).map(Error::other)
     }
 }

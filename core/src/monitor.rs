@@ -138,6 +138,21 @@ pub struct Standing {
     pub scratch_bytes: u64,
 }
 
+impl Standing {
+    /// What it counted since it started: what stays when it has gone.
+    #[must_use]
+    pub fn counted(self) -> Self {
+        Self {
+            prefix_queries: self.prefix_queries,
+            prefix_hits: self.prefix_hits,
+            preemptions: self.preemptions,
+            prompt_tokens: self.prompt_tokens,
+            generation_tokens: self.generation_tokens,
+            ..Self::default()
+        }
+    }
+}
+
 impl std::iter::Sum for Standing {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |a, b| Self {

@@ -30,8 +30,20 @@ impl Server {
     /// # Panics
     /// When it ends before that.
     pub fn ffn_worker(binary: &str, args: &[&str]) -> Self {
+        Self::worker(binary, "ffn", args)
+    }
+
+    /// Starts `binary` with `worker attention` and `args`; waits until it listens.
+    ///
+    /// # Panics
+    /// When it ends before that.
+    pub fn attention_worker(binary: &str, args: &[&str]) -> Self {
+        Self::worker(binary, "attention", args)
+    }
+
+    fn worker(binary: &str, kind: &str, args: &[&str]) -> Self {
         let mut command = Command::new(binary);
-        command.args(["worker", "ffn"]).args(args);
+        command.args(["worker", kind]).args(args);
         Self::spawn(command)
     }
 

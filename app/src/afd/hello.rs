@@ -142,8 +142,12 @@ pub fn fingerprint(model: &Model) -> tread_core::Result<String> {
             }
         }
     }
-    let digest = hash.finalize();
-    Ok(digest[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
+}
+
+/// The first eight bytes of a digest: enough to tell things apart.
+pub(crate) fn hex(digest: &[u8]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

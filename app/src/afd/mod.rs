@@ -91,13 +91,18 @@ pub enum Members {
 
 impl Members {
     /// The devices of this process among them.
-    fn devices(&self) -> Vec<Place> {
+    pub(crate) fn devices(&self) -> Vec<Place> {
         let Self::Places(places) = self else { return vec![] };
         places.iter().filter(|place| matches!(place, Place::Device { .. })).cloned().collect()
     }
 
+    /// Whether standard input lists them (`@-`).
+    pub(crate) fn is_input(&self) -> bool {
+        matches!(self, Self::File(path) if path.as_os_str() == "-")
+    }
+
     /// Whether some are elsewhere.
-    fn has_addresses(&self) -> bool {
+    pub(crate) fn has_addresses(&self) -> bool {
         match self {
             Self::Places(places) => places.iter().any(|place| matches!(place, Place::Address(_))),
             Self::File(_) | Self::Started(_) => true,
@@ -106,18 +111,21 @@ impl Members {
         }
     }
 
-    /// `wanted`: what they must agree to; a number of shards of 0 leaves that to them.
+    /// `wanted`: what FFN workers must agree to, where a number of shards of 0 leaves that to them; none: attention workers.
     #[cfg_attr(
         not(feature = "cluster"),
         expect(unused_variables, reason = "only etcd's members are chosen by it")
     )]
-    fn membership(&self, wanted: &Terms) -> Arc<dyn Membership> {
+    pub(crate) fn membership(&self, wanted: Option<&Terms>) -> Arc<dyn Membership> {
         match self {
             Self::Places(places) => Arc::new(Static(places.clone())),
             Self::File(path) => Arc::new(Listed(path.clone())),
             Self::Started(places) => Arc::new(places.clone()),
             #[cfg(feature = "cluster")]
-            Self::Etcd(etcd) => Arc::new(etcd::Registered::ffn(etcd.clone(), wanted.clone())),
+            Self::Etcd(etcd) => Arc::new(match wanted {
+                Some(terms) => etcd::Registered::ffn(etcd.clone(), terms.clone()),
+                None => etcd::Registered::attention(etcd.clone()),
+            }),
         }
     }
 }
@@ -181,7 +189,7 @@ pub async fn load(
 ) -> Result<Box<dyn Executable>> {
     ensure!(afd.micro_batches > 0, "at least one micro-batch must be in flight");
     let wanted = terms(model, afd.sharding, afd.shards.unwrap_or(0), afd.dtype)?;
-    let membership = afd.ffn.membership(&wanted);
+    let membership = afd.ffn.membership(Some(&wanted));
     let ways = Ways { devices: Arc::default(), addresses: Arc::new(Grpc::new(afd.grpc.clone())) };
     let shards = match afd.shards {
         Some(shards) => shards,

@@ -52,7 +52,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let device = (args.backend, args.adapter.as_ref());
     let workers = match afd.pool()? {
         Some(_) => None,
-        None => Some(Workers::of_model(args.model.as_deref(), device, &afd, (1, SEQUENCES))?),
+        None => Some(Workers::ffn(args.model.as_deref(), device, &afd, (1, SEQUENCES))?),
     };
     afd.ffn = afd.ffn.or_else(|| workers.as_ref().map(Workers::members));
     let mut results = vec![];

@@ -33,15 +33,15 @@ pub(crate) struct AfdArgs {
     /// Micro-batches in flight between attention and FFN.
     #[arg(long, default_value_t = MICRO_BATCHES as u32, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) micro_batches: u32,
-    /// Seconds for which a call waits for an FFN worker to come back.
+    /// Seconds for which what needs a worker waits for one to come back.
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
-    pub(crate) ffn_hold: Duration,
-    /// Who signs the FFN workers' certificates (PEM) [default: connections are not encrypted].
-    #[arg(long, requires = "pool", value_name = "FILE")]
-    pub(crate) ffn_ca: Option<PathBuf>,
-    /// File with the token that FFN workers ask for.
-    #[arg(long, requires = "pool", value_name = "FILE")]
-    pub(crate) ffn_token_file: Option<PathBuf>,
+    pub(crate) worker_hold: Duration,
+    /// Who signs the workers' certificates (PEM) [default: connections are not encrypted].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) worker_ca: Option<PathBuf>,
+    /// File with the token that workers ask for.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) worker_token_file: Option<PathBuf>,
     /// Where FFN workers are found without --ffn.
     #[cfg(feature = "cluster")]
     #[command(flatten)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::{DeviceArgs, MODEL_HELP, PoolSizes};
+use crate::afd::Members;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -14,6 +15,26 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// An engine that computes many requests together.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EngineArgs {
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Most sequences computed together.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) max_sequences: u32,
+    /// Most tokens computed in one step, prompts and answers together.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub(crate) step_tokens: u32,
+    /// Tokens in the KV cache, all sequences together [default: what 1 GiB holds, but no more than can be used and no
+    /// less than one context].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
+    pub(crate) kv_tokens: Option<u32>,
+    /// Compute every prompt anew, even where another began alike.
+    #[arg(long)]
+    pub(crate) no_prefix_cache: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -40,28 +61,16 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
     #[command(flatten)]
-    pub(crate) device: DeviceArgs,
-    /// Devices that compute different requests at the same time, each with a KV cache of its own (data-parallel
-    /// attention): cpu, wgpu, wgpu:ADAPTER, as wgpu:0,wgpu:1 [default: one, as --backend says].
-    #[arg(long, value_name = "DEVICES", value_delimiter = ',', conflicts_with_all = ["backend", "adapter"], help_heading = "Attention and FFN apart")]
-    pub(crate) attention: Vec<String>,
-    /// Both pools on this machine, as 2A2F: so many engines for attention in this process, and so many FFN workers as
-    /// processes of their own, which are started again when they end.
-    #[arg(long, value_name = "POOLS", conflicts_with_all = ["attention", "pool"], help_heading = "Attention and FFN apart")]
+    pub(crate) engine: EngineArgs,
+    /// What computes different requests at the same time, each with a KV cache of its own (data-parallel attention): devices
+    /// of this process (cpu, wgpu, wgpu:ADAPTER) and addresses of `tread worker attention`, as wgpu:0,wgpu:1 or
+    /// node-3:5000,node-4:5000; or @FILE with one address a line [default: one device, as --backend says].
+    #[arg(long, value_name = "PLACES", conflicts_with_all = ["backend", "adapter"], help_heading = "Attention and FFN apart")]
+    pub(crate) attention: Option<Members>,
+    /// Both pools on this machine, as 2A2F: so many attention workers and so many FFN workers as processes of their own,
+    /// which are started again when they end.
+    #[arg(long, value_name = "POOLS", conflicts_with_all = ["attention", "pool", "worker_ca", "worker_token_file"], help_heading = "Attention and FFN apart")]
     pub(crate) afd: Option<PoolSizes>,
-    /// Most sequences computed together.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) max_sequences: u32,
-    /// Most tokens computed in one step, prompts and answers together.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
-    pub(crate) step_tokens: u32,
-    /// Tokens in the KV cache, all sequences together [default: what 1 GiB holds, but no more than can be used and no
-    /// less than one context].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
-    pub(crate) kv_tokens: Option<u32>,
-    /// Compute every prompt anew, even where another began alike.
-    #[arg(long)]
-    pub(crate) no_prefix_cache: bool,
     /// Most sequences that may wait beside those that run; more are refused with status 429.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
     pub(crate) max_queue: u32,

@@ -13,7 +13,7 @@ use tread_shaders::Selector;
 #[cfg(feature = "cluster")]
 use super::etcd::EtcdArgs;
 use super::serve::seconds;
-use super::{BackendChoice, MODEL_HELP};
+use super::{BackendChoice, EngineArgs, MODEL_HELP};
 #[cfg(feature = "cluster")]
 use crate::afd::Place;
 
@@ -21,6 +21,8 @@ use crate::afd::Place;
 pub(crate) enum WorkerCommand {
     /// Hold a shard of a model's FFNs and compute them for attention workers.
     Ffn(FfnWorkerArgs),
+    /// Be an engine (attention, KV cache, sampling) for servers that are told of it by --attention.
+    Attention(AttentionWorkerArgs),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -76,13 +78,6 @@ pub(crate) struct FfnWorkerArgs {
     /// The type in which activations cross between attention and FFN.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) afd_dtype: EdgeChoice,
-    /// Address to listen on; port 0 takes a free one. Beyond this machine only with --tls-cert, --tls-key, --token-file.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    pub(crate) listen: SocketAddr,
-    /// Address at which attention reaches this worker, registered in etcd [default: where it listens].
-    #[cfg(feature = "cluster")]
-    #[arg(long, value_name = "HOST:PORT", requires = "etcd", value_parser = address)]
-    pub(crate) advertise: Option<String>,
     /// Most rows of a call, and of calls computed together.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub(crate) max_rows: u32,
@@ -99,24 +94,49 @@ pub(crate) struct FfnWorkerArgs {
     /// Which adapter, by its number in `tread doctor` or part of its name.
     #[arg(long)]
     pub(crate) adapter: Option<Selector>,
+    #[command(flatten)]
+    pub(crate) worker: WorkerArgs,
+    /// Address at which attention reaches this worker, registered in etcd [default: where it listens].
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "HOST:PORT", requires = "etcd", value_parser = address)]
+    pub(crate) advertise: Option<String>,
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = MODEL_HELP)]
+pub(crate) struct AttentionWorkerArgs {
+    /// The model [default: nano].
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) worker: WorkerArgs,
+}
+
+/// Where a worker is reached, by whom, and how it ends.
+#[derive(Args, Debug)]
+pub(crate) struct WorkerArgs {
+    /// Address to listen on; port 0 takes a free one. Beyond this machine only with --tls-cert, --tls-key, --token-file.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
     /// Certificate (PEM) with which connections are encrypted.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// The certificate's key (PEM).
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// File with the token that attention workers must know.
+    /// File with the token that those who use the worker must know.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// End when standard input does: so that a worker does not outlive who started it.
     #[arg(long, hide = true)]
     pub(crate) while_stdin: bool,
-    /// Seconds that attention workers have to go elsewhere after SIGTERM.
+    /// Seconds that those who use the worker have to finish or to go elsewhere after SIGTERM.
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) drain_timeout: Duration,
-    #[cfg(feature = "cluster")]
-    #[command(flatten)]
-    pub(crate) etcd: EtcdArgs,
 }
 
 #[cfg(feature = "cluster")]

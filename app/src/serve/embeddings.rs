@@ -92,7 +92,7 @@ pub(super) async fn create(State(app): State<App>, Input(value): Input) -> Resul
     let mut features: Vec<Option<Vec<f32>>> = vec![None; prompts.len()];
     let mut requests = prompts.into_iter().map(|p| Request { prompt: p.tokens, task: Task::Embed });
     // In portions, so that many texts leave room for others.
-    let portion = app.options.max_sequences;
+    let portion = app.options.limits.max_sequences;
     for features in features.chunks_mut(portion) {
         let mut events = app.submit(requests.by_ref().take(portion).collect())?;
         let mut open = features.len();

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Extension;
@@ -16,9 +15,10 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, watch};
 use tread_core::monitor::{Hello, Standing, StepEvent};
 
-use super::engine::Status;
+use super::engine::Measuring;
 use super::stream::{KEEP_ALIVE, json};
 use super::{App, Stop};
+use crate::attention::Status;
 
 /// Steps that are told in one event, so that a fast model does not send thousands of them a second.
 const GATHER: Duration = Duration::from_millis(50);
@@ -32,25 +32,34 @@ struct Step {
     standing: Standing,
 }
 
-/// Between the engine's thread and those who listen. Nobody who listens can hold it up.
+/// Between the engines and those who listen. Nobody who listens can hold them up.
 #[derive(Debug)]
 pub(super) struct Feed {
     steps: broadcast::Sender<Arc<Step>>,
     /// Where all engines together stand, and each.
     standing: watch::Sender<Standing>,
-    each: Mutex<Vec<Standing>>,
-    /// Listeners who want ops to be measured.
-    measuring: AtomicUsize,
+    each: Mutex<Each>,
+}
+
+#[derive(Debug, Default)]
+struct Each {
+    /// By their numbers.
+    engines: Vec<Standing>,
+    /// What those counted that have gone: counters only grow.
+    gone: Standing,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            steps: broadcast::Sender::new(KEPT),
+            standing: watch::Sender::default(),
+            each: Mutex::default(),
+        }
+    }
 }
 
 impl Feed {
-    pub(super) fn new(engines: usize) -> Self {
-        let (steps, _) = broadcast::channel(KEPT);
-        let (standing, _) = watch::channel(Standing::default());
-        let each = Mutex::new(vec![Standing::default(); engines]);
-        Self { steps, standing, each, measuring: AtomicUsize::new(0) }
-    }
-
     /// An engine made a step. Returns where all engines together stand.
     pub(super) fn step(&self, engine: usize, step: StepEvent, standing: Standing) -> Standing {
         let standing = self.standing(engine, standing);
@@ -63,36 +72,32 @@ impl Feed {
 
     /// An engine stands here, without a step. Returns where all engines together stand.
     pub(super) fn standing(&self, engine: usize, standing: Standing) -> Standing {
-        // A thread that has panicked left whole numbers behind.
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = each.get_mut(engine) {
-            *own = standing;
+        let mut each = self.each();
+        if each.engines.len() <= engine {
+            each.engines.resize(engine + 1, Standing::default());
         }
-        let standing = each.iter().copied().sum();
+        each.engines[engine] = standing;
+        self.together(&each)
+    }
+
+    /// An engine is gone; another one may take its number. Returns where the others stand.
+    pub(super) fn ended(&self, engine: usize) -> Standing {
+        let mut each = self.each();
+        let last = each.engines.get_mut(engine).map(std::mem::take).unwrap_or_default();
+        each.gone = [each.gone, last.counted()].into_iter().sum();
+        self.together(&each)
+    }
+
+    fn each(&self) -> MutexGuard<'_, Each> {
+        // Whoever has panicked left whole numbers behind.
+        self.each.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn together(&self, each: &Each) -> Standing {
+        let standing = each.engines.iter().chain([&each.gone]).copied().sum();
         let changed = |old: &mut Standing| std::mem::replace(old, standing) != standing;
         self.standing.send_if_modified(changed);
         standing
-    }
-
-    /// Whether somebody wants ops to be measured.
-    pub(super) fn measures(&self) -> bool {
-        self.measuring.load(Ordering::Relaxed) > 0
-    }
-}
-
-/// Counts as one who wants ops to be measured.
-struct Measuring(Arc<Feed>);
-
-impl Measuring {
-    fn new(feed: &Arc<Feed>) -> Self {
-        feed.measuring.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(feed))
-    }
-}
-
-impl Drop for Measuring {
-    fn drop(&mut self) {
-        self.0.measuring.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -120,7 +125,7 @@ pub(super) async fn events(
         standing: feed.standing.subscribe(),
         stop,
         greeted: false,
-        _measuring: measures.then(|| Measuring::new(feed)),
+        _measuring: measures.then(|| app.engine.measure()),
         app,
     };
     let events = stream::unfold(listener, |mut listener| async move {
@@ -190,7 +195,7 @@ impl Listener {
         let hello = Hello {
             model: self.app.model_name().to_owned(),
             device: running.device.clone(),
-            context: self.app.options.context_length,
+            context: self.app.options.limits.context_length,
             pools: running.pools.clone(),
         };
         Some(Event::default().event("hello").data(json(&hello)))

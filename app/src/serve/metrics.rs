@@ -6,8 +6,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use tread_core::engine::StepReport;
-use tread_core::monitor::Standing;
+use tread_core::monitor::{Standing, StepEvent};
 
 /// Seconds until a first token, and of whole requests.
 const LONG: &[f64] = &[
@@ -128,13 +127,13 @@ impl Metrics {
     }
 
     /// A step was made.
-    pub(super) fn step(&self, report: &StepReport) {
+    pub(super) fn step(&self, step: &StepEvent) {
         let live = &self.live;
-        live.iteration_tokens.record((report.prefill_rows + report.decode_rows) as f64);
-        live.schedule.record(report.schedule);
-        live.compute.record(report.compute);
-        live.sample.record(report.sample);
-        live.dispatches.set(report.dispatches as f64);
+        live.iteration_tokens.record(step.rows.iter().map(|sequence| sequence.rows).sum::<usize>() as f64);
+        live.schedule.record(Duration::from_micros(step.schedule_us));
+        live.compute.record(Duration::from_micros(step.compute_us));
+        live.sample.record(Duration::from_micros(step.sample_us));
+        live.dispatches.set(step.dispatches as f64);
     }
 
     /// Where the engines stand now.

@@ -32,20 +32,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use axum::Extension;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tread_core::model::Model;
 
-use crate::afd::spawn::Workers;
-use crate::cli::{PoolSizes, ServeArgs};
+use crate::afd::Members;
+use crate::afd::spawn::Pools;
+use crate::attention::thread::EngineThread;
+use crate::attention::{AttentionWorkers, Status};
+pub use crate::attention::{Limits, OpenDevice};
+use crate::cli::ServeArgs;
 use crate::signals::Signals;
 use crate::{devices, load};
 use app::{App, new_id, unix_time};
-pub use engine::OpenDevice;
-use engine::{EngineThread, Status};
 use metrics::Metrics;
 pub use options::ServerOptions;
 
@@ -65,7 +67,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let model = Arc::new(model);
     let mut args = args.clone();
     // Ended behind the server, which needs them to the last.
-    let _workers = args.afd.map(|sizes| local_workers(&mut args, sizes)).transpose()?;
+    let pools = args.afd.map(|sizes| Pools::start(args.model.as_deref(), &args.engine, sizes)).transpose()?;
+    if let Some(pools) = &pools {
+        args.attention = Some(pools.attention());
+    }
+    let options = ServerOptions { attention: workers(&args)?, ..options };
     let server = Server::start(Arc::clone(&model), engines(&model, &args), options)?;
     server.stop_on_signals()?;
     if let Some(device) = server.loaded() {
@@ -78,29 +84,27 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     server.wait()
 }
 
-/// How to open the device of each engine.
+/// How to open the device of each engine of this process.
 fn engines(model: &Arc<Model>, args: &ServeArgs) -> Vec<OpenDevice> {
-    let open = |place: Option<&String>| -> OpenDevice {
-        let (model, args, place) = (Arc::clone(model), args.device.clone(), place.cloned());
+    let open = |place: Option<String>| -> OpenDevice {
+        let (model, args) = (Arc::clone(model), args.engine.device.clone());
         Box::new(move || match &place {
             None => devices::open_for(&model, &args),
             Some(name) => devices::apart(&model, devices::open_named(name)?, &args.afd),
         })
     };
-    match args.afd {
-        Some(sizes) => (0..sizes.attention).map(|_| open(None)).collect(),
-        None if args.attention.is_empty() => vec![open(None)],
-        None => args.attention.iter().map(|place| open(Some(place))).collect(),
+    match &args.attention {
+        None => vec![open(None)],
+        Some(members) => members.devices().iter().map(|device| open(Some(device.to_string()))).collect(),
     }
 }
 
-/// Starts the FFN workers of `--afd`, and has attention find them.
-fn local_workers(args: &mut ServeArgs, sizes: PoolSizes) -> Result<Workers> {
-    let device = (args.device.backend, args.device.adapter.as_ref());
-    let sizes = (sizes.ffn, args.step_tokens as usize);
-    let workers = Workers::of_model(args.model.as_deref(), device, &args.device.afd, sizes)?;
-    args.device.afd.ffn = Some(workers.members());
-    Ok(workers)
+/// The engines that are processes of their own.
+fn workers(args: &ServeArgs) -> Result<Option<AttentionWorkers>> {
+    let afd = &args.engine.device.afd;
+    let Some(members) = args.attention.clone().filter(Members::has_addresses) else { return Ok(None) };
+    let edges = (afd.sharding.into(), afd.afd_dtype.into());
+    Ok(Some(AttentionWorkers { members, grpc: devices::grpc(afd)?, edges }))
 }
 
 /// Shows the page in the user's browser; where there is none to be started, says where it is.
@@ -143,25 +147,33 @@ enum Stop {
 }
 
 impl Server {
-    /// Binds the address and begins to load the model on each of the devices, which compute different requests. Requests
-    /// may come from now on; they wait until it is loaded.
+    /// Binds the address and begins to load the model on each of the devices, which compute different requests, and to look
+    /// for attention workers, which do, too. Requests may come from now on; they wait until it is loaded.
     ///
     /// # Errors
-    /// When the address cannot be bound, or the options contradict each other or the model.
+    /// When the address cannot be bound, nothing is there that could compute, or the options contradict each other or the
+    /// model.
     pub fn start(
         model: impl Into<Arc<Model>>,
         devices: Vec<OpenDevice>,
         options: ServerOptions,
     ) -> Result<Self> {
         let model = model.into();
-        options.check(&model)?;
+        options.limits.check(&model)?;
+        ensure!(
+            !devices.is_empty() || options.attention.is_some(),
+            "a server needs a device or attention workers"
+        );
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
         let listener = runtime
             .block_on(TcpListener::bind(options.address))
             .with_context(|| format!("listening on {}; choose another --host or --port", options.address))?;
         let address = listener.local_addr()?;
         let metrics = Metrics::new(options.model_names.first().map_or(&model.name, String::as_str))?;
-        let (handle, engines) = engine::start(&model, devices, &options, &metrics)?;
+        let (handle, engines) = {
+            let _on_runtime = runtime.enter();
+            engine::start(&model, devices, &options, &metrics)?
+        };
         let app = App::new(model, options, handle, Arc::clone(&metrics));
         let (stop, stopped) = watch::channel(Stop::No);
         let router = layers::router(app.clone())?.layer(Extension(stopped.clone()));
@@ -181,14 +193,14 @@ impl Server {
         self.address
     }
 
-    /// Waits until the model is loaded and returns the device's name; none, if it could not be, or the server is
-    /// stopped before.
+    /// Waits until the model is loaded, or an attention worker is there that has it, and returns the devices' names; none, if
+    /// it could not be, or the server is stopped before.
     pub fn loaded(&self) -> Option<String> {
         let mut status = self.app.engine.watch();
         let mut stop = self.stop.subscribe();
         self.runtime.block_on(async {
             let status = tokio::select! {
-                status = status.wait_for(|status| *status != Status::Loading) => status,
+                status = status.wait_for(|status| matches!(status, Status::Ready(_) | Status::Failed(_))) => status,
                 _ = stop.wait_for(|stop| *stop > Stop::No) => return None,
             };
             match status.as_deref() {
@@ -218,7 +230,7 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until the server has stopped: because it was asked to, or because its device is lost for good.
+    /// Waits until the server has stopped: because it was asked to, or because its engines are lost for good.
     ///
     /// # Errors
     /// When the model cannot be loaded, the device is lost and cannot be opened again, or a second signal came before
@@ -226,18 +238,22 @@ impl Server {
     pub fn wait(self) -> Result<()> {
         let Self { app, runtime, engines, http, stop, .. } = self;
         let ended = runtime.block_on(drain(&app, http, &stop));
-        // A thread that has panicked meanwhile says nothing more, but has hung up.
-        let loading = app.engine.status() == Status::Loading && app.engine.watch().has_changed().is_ok();
+        let last = app.engine.status();
         app.engine.stop();
         // A model that is being loaded cannot be interrupted, and nobody waits for it.
-        let mut engines = if ended.is_ok() && !loading { engines } else { vec![] };
+        let mut engines = if ended.is_ok() && last != Status::Loading { engines } else { vec![] };
         let ends = engines.drain(..).map(|engine| {
             engine.join().unwrap_or_else(|_| Err(anyhow!("the engine panicked; the log says more")))
         });
         let (well, failed): (Vec<_>, Vec<_>) = ends.partition(Result::is_ok);
         runtime.shutdown_background();
         // While one is left, the server serves.
-        let engine = if well.is_empty() { failed.into_iter().next().unwrap_or(Ok(())) } else { Ok(()) };
+        let engine = match (failed.into_iter().next(), last) {
+            (Some(failed), _) if well.is_empty() => failed,
+            // Of attention workers.
+            (None, Status::Failed(why)) => Err(anyhow!(why)),
+            _ => Ok(()),
+        };
         ended.and(engine)
     }
 }
@@ -247,7 +263,6 @@ async fn drain(app: &App, mut http: tokio::task::JoinHandle<()>, stop: &watch::S
     let mut stopped = stop.subscribe();
     let mut status = app.engine.watch();
     let over = |status: &Status| matches!(status, Status::Failed(_));
-    // Waiting ends with an error when the thread is gone, which is the end as well.
     tokio::select! {
         _ = stopped.wait_for(|stop| *stop > Stop::No) => {}
         _ = status.wait_for(over) => {}

@@ -165,7 +165,7 @@ impl SamplingFields {
     /// Answers to each prompt.
     pub(super) fn n(&self, app: &App) -> Result<usize, ApiError> {
         let n = self.n.unwrap_or(1) as usize;
-        let most = app.options.max_sequences;
+        let most = app.options.limits.max_sequences;
         if (1..=most).contains(&n) {
             return Ok(n);
         }

@@ -83,7 +83,7 @@ impl TextInput {
 
 /// Refuses texts that are too long whatever their tokens are: to find the tokens of megabytes takes seconds.
 pub(super) fn check_length(app: &App, param: &str, text: &str) -> Result<(), ApiError> {
-    let (least, context) = (text.len() / app.longest_token(), app.options.context_length);
+    let (least, context) = (text.len() / app.longest_token(), app.options.limits.context_length);
     if least <= context {
         return Ok(());
     }
@@ -95,7 +95,7 @@ pub(super) fn check_length(app: &App, param: &str, text: &str) -> Result<(), Api
 
 /// Refuses prompts that cannot be computed, or that leave no room for an answer.
 pub(super) fn check(app: &App, param: &str, tokens: &[u32], room: usize) -> Result<(), ApiError> {
-    let (length, context) = (tokens.len(), app.options.context_length);
+    let (length, context) = (tokens.len(), app.options.limits.context_length);
     if length == 0 {
         return Err(ApiError::param(param, format!("`{param}` has no tokens; send at least one")));
     }

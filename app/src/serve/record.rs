@@ -8,6 +8,7 @@ use tread_core::monitor::TokenTime;
 use super::metrics::Metrics;
 
 /// One request from its arrival to its end.
+#[derive(Debug)]
 pub(super) struct Record {
     span: tracing::Span,
     arrival: Instant,
@@ -20,7 +21,7 @@ pub(super) struct Record {
     choices: Vec<Choice>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Choice {
     tokens: usize,
     finished: bool,

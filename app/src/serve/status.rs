@@ -8,8 +8,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::engine::Status;
 use super::error::ApiError;
+use crate::attention::Status;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ModelList {
@@ -36,7 +36,7 @@ fn card(app: &App, name: &str) -> ModelCard {
         created: app.started,
         owned_by: "tread",
         root: app.model_name().to_owned(),
-        max_model_len: app.options.context_length,
+        max_model_len: app.options.limits.context_length,
     }
 }
 
@@ -69,7 +69,8 @@ pub(super) struct Health {
     status: &'static str,
 }
 
-/// Whether the server lives. It does while the model is loaded; not while a lost device is opened anew.
+/// Whether the server lives. It does while the model is loaded; not while a lost device is opened anew, or no attention
+/// worker answers.
 #[utoipa::path(
     get,
     path = "/health",
@@ -80,8 +81,7 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Json<Health>)
     match app.engine.status() {
         Status::Ready(_) => said(true, "ok"),
         Status::Loading => said(true, "loading"),
-        Status::Rebuilding => said(false, "the device was lost and is opened anew"),
-        Status::Failed(_) => said(false, "the device was lost"),
+        status => said(false, trouble(&status)),
     }
 }
 
@@ -97,8 +97,18 @@ pub(super) async fn ready(State(app): State<App>) -> (StatusCode, Json<Health>) 
         Status::Ready(_) if app.engine.is_full() => said(false, "the queue is full"),
         Status::Ready(_) => said(true, "ok"),
         Status::Loading => said(false, "loading"),
-        Status::Rebuilding => said(false, "the device was lost and is opened anew"),
-        Status::Failed(_) => said(false, "the device was lost"),
+        status => said(false, trouble(&status)),
+    }
+}
+
+/// Why requests are not served.
+fn trouble(status: &Status) -> &'static str {
+    match status {
+        Status::Loading | Status::Ready(_) => "ok",
+        Status::Rebuilding => "the device was lost and is opened anew",
+        Status::Draining => "the attention workers take no new requests",
+        Status::Away(_) => "no attention worker answers",
+        Status::Failed(_) => "the device was lost",
     }
 }
 

@@ -63,7 +63,7 @@ fn tokens(app: &App, value: &Value) -> Result<TokenizeResponse, ApiError> {
         |&id: &u32| String::from_utf8_lossy(&tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
     Ok(TokenizeResponse {
         count: tokens.len(),
-        max_model_len: app.options.context_length,
+        max_model_len: app.options.limits.context_length,
         token_strs: fields.return_token_strs.unwrap_or(false).then(|| tokens.iter().map(text).collect()),
         tokens,
     })

@@ -1,138 +1,74 @@
 //! `tread worker`: one of the processes of which a pool is made.
 
+mod attention;
+mod ffn;
+mod input;
 #[cfg(feature = "cluster")]
 mod register;
 
 use std::fs;
+use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
-use tread_core::afd::Layout;
+use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::runtime::Runtime;
 
-use crate::afd::host::{Host, Setup};
-use crate::afd::transport::{Security, Served, serve};
-use crate::afd::{shape, terms};
-use crate::cli::FfnWorkerArgs;
+use crate::afd::transport::{Security, Served};
+use crate::cli::WorkerArgs;
 use crate::signals::Signals;
-use crate::{devices, load, progress};
 
-/// Serves a shard of a model's FFNs until it is told to stop and all who use it have gone elsewhere.
-pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
-    let security = security(args)?;
-    // Before the weights are read, which takes long.
-    security.check(args.listen)?;
-    #[cfg(feature = "cluster")]
-    let etcd = register::etcd(args)?;
-    let host = host(args)?;
-    let name = args.model.as_deref().unwrap_or(crate::embedded::NAME);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+pub(crate) use attention::attention;
+pub(crate) use ffn::ffn;
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .thread_name("grpc")
         .build()
-        .context("starting the worker's runtime")?;
-    let result = runtime.block_on(async {
-        let served = serve(host.clone(), args.listen, &security).await?;
-        let scheme = if security.identity.is_some() { "https" } else { "http" };
-        let welcome = host.welcome();
-        println!(
-            "{name}, shard {} of {} on {}: {scheme}://{}",
-            welcome.shard,
-            welcome.terms.shards,
-            welcome.device,
-            served.address()
-        );
-        #[cfg(feature = "cluster")]
-        let registered = etcd.map(|etcd| register::announce(etcd, args, &host, served.address()));
-        let mut signals = Signals::new()?;
-        let drains = serving(args, &served, &mut signals).await;
-        // Before it takes no more calls, so that nobody comes who would have to go again.
-        #[cfg(feature = "cluster")]
-        if let Some(registered) = registered {
-            registered.withdraw().await;
-        }
-        if drains? {
-            served.drain();
-            drained(args, &served, &mut signals).await?;
-        }
-        Ok(())
-    });
-    runtime.shutdown_background();
-    result
+        .context("starting the worker's runtime")
 }
 
-/// Serves until the worker is to end, and says whether there is time to drain.
-async fn serving(args: &FfnWorkerArgs, served: &Served, signals: &mut Signals) -> Result<bool> {
-    tokio::select! {
+/// Says who is served where, and waits until it is told to stop and all who use it have finished or gone elsewhere.
+/// `leave` comes before it takes nothing new, so that nobody comes who would have to go again.
+async fn run(
+    args: &WorkerArgs,
+    served: &Served,
+    name: &str,
+    security: &Security,
+    orphaned: impl Future<Output = ()>,
+    leave: impl Future<Output = ()>,
+) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let scheme = if security.identity.is_some() { "https" } else { "http" };
+    println!("{name}: {scheme}://{}", served.address());
+    let drains = tokio::select! {
         () = signals.next() => {
             tracing::info!("stopping once nobody uses this worker; a second signal stops at once");
             Ok(true)
         }
         // Somebody else has asked for it.
         () = served.asked_to_drain() => Ok(true),
-        () = orphaned(args.while_stdin) => Ok(false),
-        why = served.failed() => bail!("{why}"),
+        () = orphaned => Ok(false),
+        why = served.failed() => Err(anyhow!(why)),
+    };
+    leave.await;
+    if !drains? {
+        return Ok(());
     }
-}
-
-/// Waits until nobody uses the worker any more.
-async fn drained(args: &FfnWorkerArgs, served: &Served, signals: &mut Signals) -> Result<()> {
+    served.drain();
     tokio::select! {
         () = served.drained() => Ok(()),
-        () = signals.next() => bail!("stopped before all attention workers had gone elsewhere"),
+        () = signals.next() => bail!("stopped before all who use this worker had gone"),
         () = tokio::time::sleep(args.drain_timeout) => {
-            bail!("--drain-timeout is over, and not all attention workers have gone elsewhere")
+            bail!("--drain-timeout is over, and not all who use this worker have gone")
         }
         why = served.failed() => bail!("{why}"),
     }
 }
 
-/// Waits until whoever started this worker is gone.
-async fn orphaned(watched: bool) {
-    let (sender, ended) = tokio::sync::oneshot::channel();
-    if watched {
-        // A blocking task would hold the runtime's end up.
-        std::thread::spawn(move || {
-            // What cannot be read has ended as well.
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            let _ = sender.send(());
-        });
-    } else {
-        std::future::pending::<()>().await;
-    }
-    let _ = ended.await;
-}
-
-fn host(args: &FfnWorkerArgs) -> Result<Host> {
-    let model = load::model(args.model.as_deref())?;
-    let (sharding, dtype) = (args.sharding.into(), args.afd_dtype.into());
-    let layout = Layout::new(&shape(&model.graph, sharding, dtype), sharding, args.shard.of)?;
-    let (device, backend, adapter) = (args.device.clone(), args.backend, args.adapter.clone());
-    let bar = progress::bytes(&format!("loading {}", model.name), 0);
-    let shown = bar.clone();
-    let setup = Setup {
-        terms: terms(&model, sharding, args.shard.of, dtype)?,
-        layout: Arc::new(layout),
-        shard: args.shard.shard,
-        weights: model.weights,
-        max_rows: args.max_rows as usize,
-        slots: args.slots as usize,
-        open: Box::new(move || match device {
-            Some(name) => devices::open_named(&name),
-            None => devices::open(backend, adapter.as_ref()),
-        }),
-        progress: Box::new(move |done, total| {
-            shown.set_length(total);
-            shown.set_position(done);
-        }),
-    };
-    let host = Host::start(setup);
-    bar.finish_and_clear();
-    host
-}
-
-fn security(args: &FfnWorkerArgs) -> Result<Security> {
+/// Who may call, if the worker may listen there at all.
+fn security(args: &WorkerArgs) -> Result<Security> {
     let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
     let identity = match (&args.tls_cert, &args.tls_key) {
         (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
@@ -142,5 +78,7 @@ fn security(args: &FfnWorkerArgs) -> Result<Security> {
     if token.as_deref() == Some("") {
         bail!("--token-file is empty");
     }
-    Ok(Security { identity, token })
+    let security = Security { identity, token };
+    security.check(args.listen)?;
+    Ok(security)
 }

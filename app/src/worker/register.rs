@@ -17,10 +17,10 @@ use crate::cli::FfnWorkerArgs;
 /// When etcd cannot be used as it is said, or the worker has no address that others could use.
 pub(super) fn etcd(args: &FfnWorkerArgs) -> Result<Option<Etcd>> {
     let etcd = args.etcd.etcd()?;
-    if etcd.is_some() && args.listen.ip().is_unspecified() && args.advertise.is_none() {
+    if etcd.is_some() && args.worker.listen.ip().is_unspecified() && args.advertise.is_none() {
         bail!(
             "{} is no address that others could use: say with --advertise at which they reach this worker",
-            args.listen
+            args.worker.listen
         );
     }
     Ok(etcd)

@@ -1,6 +1,12 @@
 //! Attention here, FFNs elsewhere: over every transport, and while workers die, stop, drain and join, the tokens are those
 //! of one device.
 
+#[cfg(target_os = "linux")]
+mod attention;
+#[cfg(target_os = "linux")]
+mod attention_life;
+#[cfg(target_os = "linux")]
+mod clients;
 mod conformance;
 #[cfg(all(feature = "cluster", target_os = "linux"))]
 mod etcd;

@@ -28,26 +28,31 @@ fn worker(name: &str, shard: &str, more: &[&str]) -> Server {
     )
 }
 
-fn members(workers: &[&Server]) -> Members {
+/// Their addresses as a list.
+pub(crate) fn addresses(workers: &[&Server]) -> String {
     let addresses: Vec<_> = workers.iter().map(|worker| worker.address().to_string()).collect();
-    addresses.join(",").parse().unwrap()
+    addresses.join(",")
+}
+
+fn members(workers: &[&Server]) -> Members {
+    addresses(workers).parse().unwrap()
 }
 
 /// A file that lists workers.
-struct List {
+pub(crate) struct List {
     _folder: tempfile::TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl List {
-    fn of(workers: &[&Server]) -> Self {
+    pub(crate) fn of(workers: &[&Server]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let list = Self { path: folder.path().join("workers"), _folder: folder };
         list.write(workers);
         list
     }
 
-    fn write(&self, workers: &[&Server]) {
+    pub(crate) fn write(&self, workers: &[&Server]) {
         let lines: Vec<_> = workers.iter().map(|worker| format!("{}\n", worker.address())).collect();
         fs::write(&self.path, lines.concat()).unwrap();
     }

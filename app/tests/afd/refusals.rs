@@ -82,7 +82,7 @@ fn who_does_not_know_the_token_is_refused() {
 fn a_token_is_not_sent_abroad_in_the_clear() {
     let grpc = GrpcOptions { token: Some("secret".to_owned()), ca: None };
     let afd = AfdOptions { grpc, ..AfdOptions::new("192.0.2.1:4000".parse().unwrap()) };
-    refused("nano", &afd, &["192.0.2.1:4000", "in the clear", "--tls-ca"]);
+    refused("nano", &afd, &["192.0.2.1:4000", "in the clear", "--worker-ca"]);
 }
 
 #[test]

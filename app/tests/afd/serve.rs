@@ -1,46 +1,19 @@
-//! `tread serve` over two pools on one machine: clients hear what one device says, whatever happens to FFN workers.
+//! `tread serve` over two pools on one machine: clients hear what one device says, whatever happens to workers.
 
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tread_tests::server::{Server, signal};
 
+use crate::clients::{Streams, ask};
 use crate::refusals::TREAD;
 
-/// Sixteen answers asked for at the same time, greedy and drawn.
-fn ask(server: &Server) -> Vec<Value> {
-    let url = server.url("/v1/chat/completions");
-    let asked: Vec<_> = (0..16)
-        .map(|at| {
-            thread::spawn({
-                let url = url.clone();
-                move || answer(&url, at)
-            })
-        })
-        .collect();
-    asked.into_iter().map(|answer| answer.join().unwrap()).collect()
-}
-
-fn answer(url: &str, at: u32) -> Value {
-    let questions = ["Who goes there?", "What is the matter?", "Where is the king?", "Tell me a tale."];
-    let body = json!({
-        "model": "nano",
-        "messages": [{"role": "user", "content": questions[at as usize % 4]}],
-        "temperature": f64::from(at / 4) * 0.4,
-        "seed": at,
-        "max_tokens": 48,
-    });
-    let mut response = ureq::post(url).send_json(body).unwrap();
-    let answer: Value = response.body_mut().read_json().unwrap();
-    answer["choices"][0].clone()
-}
-
-/// The processes of the FFN workers that were started so far.
-fn workers(server: &Server) -> Vec<u32> {
-    let log = server.log();
-    let pids = log.split("pid=").skip(1).filter_map(|rest| rest.split_whitespace().next());
-    pids.map(|pid| pid.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()).collect()
+/// The processes of the workers of a kind that were started so far.
+fn workers(server: &Server, kind: &str) -> Vec<u32> {
+    let (log, kind) = (server.log(), format!("kind=\"{kind}\""));
+    let lines = log.lines().filter(|line| line.contains(&kind));
+    let pids = lines.filter_map(|line| line.split_once("pid=")?.1.split_whitespace().next());
+    pids.map(|pid| pid.parse().unwrap()).collect()
 }
 
 fn running(process: u32) -> bool {
@@ -53,8 +26,8 @@ fn both_pools_on_one_machine_say_what_one_device_says() {
     for args in [&["--afd", "1A1F"][..], &["--afd", "2A2F"], &["--afd", "3A2F", "--sharding", "experts"]] {
         let server = Server::start(TREAD, &[&["nano", "--backend", "cpu"], args].concat());
         assert_eq!(ask(&server), expected, "{args:?}");
-        let pids = workers(&server);
-        assert!(pids.iter().all(|pid| running(*pid)), "{pids:?}");
+        let pids = ["attention", "ffn"].map(|kind| workers(&server, kind)).concat();
+        assert!(pids.len() >= 2 && pids.iter().all(|pid| running(*pid)), "{pids:?}");
         server.terminate();
         let mut server = server;
         assert!(server.wait().success());
@@ -64,20 +37,23 @@ fn both_pools_on_one_machine_say_what_one_device_says() {
 
 #[test]
 fn killed_workers_are_started_again_and_nobody_notices() {
-    let expected = ask(&Server::start(TREAD, &["nano", "--backend", "cpu"]));
+    let expected = Streams::of(&Server::start(TREAD, &["nano", "--backend", "cpu"])).undisturbed();
     let server = Server::start(TREAD, &["nano", "--backend", "cpu", "--afd", "2A2F"]);
-    let first = workers(&server);
-    assert_eq!(first.len(), 2);
-    let found = thread::scope(|scope| {
-        let found = scope.spawn(|| ask(&server));
-        // Some time in the middle of it, whenever that is.
-        thread::sleep(Duration::from_millis(120));
-        first.iter().for_each(|pid| signal(*pid, "KILL"));
-        found.join().unwrap()
+    let [attention, ffn] = ["attention", "ffn"].map(|kind| workers(&server, kind));
+    assert_eq!((attention.len(), ffn.len()), (2, 2));
+    let streams = Streams::of(&server);
+    let found = streams.disturbed(|streams| {
+        streams.wait_for(100);
+        ffn.iter().for_each(|pid| signal(*pid, "KILL"));
+        streams.wait_for(200);
+        signal(attention[0], "KILL");
+        streams.wait_for(400);
+        signal(attention[1], "KILL");
     });
     assert_eq!(found, expected);
+    assert!(server.log().contains("a request goes on at another engine"), "{}", server.log());
     // What it logged may be on its way.
-    while workers(&server).len() < 4 {
+    while workers(&server, "ffn").len() < 4 || workers(&server, "attention").len() < 4 {
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -85,8 +61,8 @@ fn killed_workers_are_started_again_and_nobody_notices() {
 #[test]
 fn workers_do_not_outlive_a_server_that_is_killed() {
     let mut server = Server::start(TREAD, &["nano", "--backend", "cpu", "--afd", "1A2F"]);
-    let pids = workers(&server);
-    assert!(pids.len() == 2 && pids.iter().all(|pid| running(*pid)));
+    let pids = ["attention", "ffn"].map(|kind| workers(&server, kind)).concat();
+    assert!(pids.len() == 3 && pids.iter().all(|pid| running(*pid)));
     server.signal("KILL");
     server.wait();
     for _ in 0..200 {

@@ -28,7 +28,7 @@ fn content(answer: &super::Answer) -> String {
 #[test]
 fn a_server_that_stops_answers_what_it_has() {
     let gate = Gate::closed();
-    let server = start(gate.device(), |options| options.max_sequences = 1);
+    let server = start(gate.device(), |options| options.limits.max_sequences = 1);
     let client = Client::new(server.address());
     let running = ask(&client);
     gate.wait_for_steps(1);
@@ -226,9 +226,9 @@ fn options_that_contradict_each_other_are_refused() {
         change(&mut options);
         format!("{:#}", Server::start(model, vec![cpu()], options).unwrap_err())
     };
-    assert!(refused(|o| o.step_tokens = 4).contains("--step-tokens 4"));
-    assert!(refused(|o| o.kv_tokens = 100).contains("--kv-tokens 100"));
-    assert!(refused(|o| o.context_length = 1 << 20).contains("--context"));
+    assert!(refused(|o| o.limits.step_tokens = 4).contains("--step-tokens 4"));
+    assert!(refused(|o| o.limits.kv_tokens = 100).contains("--kv-tokens 100"));
+    assert!(refused(|o| o.limits.context_length = 1 << 20).contains("--context"));
     assert!(refused(|o| o.cors_origins = vec!["a.example".into()]).contains("--cors-origin a.example"));
     let taken = start(cpu(), |_| ());
     let model = nano();

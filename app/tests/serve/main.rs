@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use tread::serve::{OpenDevice, Server, ServerOptions};
+use tread::serve::{Limits, OpenDevice, Server, ServerOptions};
 use tread_core::backend::Backend;
 use tread_core::checkpoint::Checkpoint;
 use tread_core::cpu::Cpu;
@@ -36,10 +36,13 @@ fn cpu() -> OpenDevice {
 fn options(model: &Model) -> ServerOptions {
     ServerOptions {
         address: ([127, 0, 0, 1], 0).into(),
-        context_length: 256,
-        max_sequences: 8,
-        step_tokens: 64,
-        kv_tokens: 2048,
+        limits: Limits {
+            context_length: 256,
+            max_sequences: 8,
+            step_tokens: 64,
+            kv_tokens: 2048,
+            ..Limits::new(model)
+        },
         ..ServerOptions::new(model)
     }
 }

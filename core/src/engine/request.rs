@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Error;
 use crate::grammar::Grammar;
 use crate::monitor::{OpTime, SequenceRows};
 use crate::sampling::{SamplingParams, TokenLogprob};
 
 /// Names a request for as long as it lives; the caller chooses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
 /// A prompt and what to do with it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     /// Token ids of the prompt; at least one.
     pub prompt: Vec<u32>,
@@ -21,7 +23,7 @@ pub struct Request {
 }
 
 /// What is wanted of a prompt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Task {
     /// Continue it.
     Generate(Box<Generate>),
@@ -30,7 +32,7 @@ pub enum Task {
 }
 
 /// How a prompt is continued.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Generate {
     /// How tokens are chosen. Choice `i` of `n` is sampled with `seed + i`.
     pub sampling: SamplingParams,
@@ -54,7 +56,9 @@ pub struct Generate {
     pub logprobs: Option<usize>,
     /// Report the log probability of each prompt token given those before it, likewise.
     pub prompt_logprobs: Option<PromptLogprobs>,
-    /// Admits only what the grammar does; every choice follows it on its own.
+    /// Admits only what the grammar does; every choice follows it on its own. It stays behind where a request is serialised:
+    /// its source goes along and is compiled anew.
+    #[serde(skip)]
     pub grammar: Option<Grammar>,
     /// Continuations that an engine which is gone had begun. They go on as they would have there, given the same seed;
     /// [`Event::Prompt`] does not come again, and choices that are not named here are finished. None: begin all.
@@ -62,7 +66,7 @@ pub struct Generate {
 }
 
 /// How far a continuation came elsewhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
     /// Which of the `n` continuations.
     pub choice: usize,
@@ -91,7 +95,7 @@ impl Default for Generate {
 }
 
 /// Which prompt tokens are scored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptLogprobs {
     /// Index of the first prompt token that is scored. A continuation is scored given its context by putting both in
     /// the prompt and the length of the context here. The first token of all has nothing before it and no score.
@@ -101,7 +105,7 @@ pub struct PromptLogprobs {
 }
 
 /// What happens to a request, in order. After [`Event::Failed`], or [`Event::Done`], nothing more comes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
     /// The whole prompt is computed. Comes once, before any token.
     Prompt {
@@ -126,7 +130,7 @@ pub enum Event {
 
 /// New tokens and text of one continuation. Text may come later than its tokens, while it may yet become a stop string
 /// or half a character.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
     /// Which of the `n` continuations.
     pub choice: usize,
@@ -141,7 +145,7 @@ pub struct Delta {
 }
 
 /// Why a continuation ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
     /// The model wrote this stop token.
     StopToken(u32),

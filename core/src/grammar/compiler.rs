@@ -7,7 +7,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use super::vocabulary::Vocabulary;
-use super::{Grammar, GrammarSpec, brief, limits};
+use super::{Grammar, GrammarSource, GrammarSpec, brief, limits};
 use crate::model::Model;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -78,7 +78,20 @@ impl GrammarCompiler {
                 Some(error) => Err(Error::Config(format!("the {what} cannot be used: {}", brief(&error)))),
             }
         })?;
-        Ok(Grammar { matcher, vocabulary: self.vocabulary.clone(), wait: None })
+        let source = Arc::new(GrammarSource { spec: spec.clone(), after: None });
+        Ok(Grammar { matcher, vocabulary: self.vocabulary.clone(), wait: None, source })
+    }
+
+    /// The grammar that [`Grammar::source`] says, at its start.
+    ///
+    /// # Errors
+    /// As [`GrammarCompiler::compile`].
+    pub fn compile_source(&self, source: &GrammarSource) -> Result<Grammar> {
+        let grammar = self.compile(&source.spec)?;
+        Ok(match &source.after {
+            Some(marker) => grammar.after(marker),
+            None => grammar,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 mod compiler;
 mod limits;
 mod mask;
+mod source;
 mod vocabulary;
 mod wait;
 
@@ -15,25 +16,11 @@ pub use compiler::GrammarCompiler;
 pub(crate) use compiler::{lark_string, with_bounded_space};
 pub(crate) use limits::check_schema;
 pub use mask::TokenMask;
+pub use source::{GrammarSource, GrammarSpec};
 
 use self::vocabulary::Vocabulary;
 use self::wait::{Passed, Wait};
 use crate::{Error, Result};
-
-/// What an answer must look like.
-#[derive(Clone, Debug, PartialEq)]
-pub enum GrammarSpec {
-    /// Any JSON object.
-    JsonObject,
-    /// JSON that a JSON Schema describes.
-    JsonSchema(serde_json::Value),
-    /// Text that a regular expression matches as a whole.
-    Regex(String),
-    /// One of these texts.
-    Choice(Vec<String>),
-    /// A grammar in llguidance's variant of Lark.
-    Lark(String),
-}
 
 /// A grammar in the middle of a text. A clone goes on independently.
 #[derive(Clone)]
@@ -42,6 +29,7 @@ pub struct Grammar {
     vocabulary: Arc<Vocabulary>,
     /// What the text must contain before the grammar starts.
     wait: Option<Wait>,
+    source: Arc<GrammarSource>,
 }
 
 impl Grammar {
@@ -50,7 +38,13 @@ impl Grammar {
     #[must_use]
     pub fn after(self, marker: &str) -> Self {
         let wait = Some(Wait::new(marker, &self.vocabulary));
-        Self { wait, ..self }
+        let source = GrammarSource { after: Some(marker.to_owned()), ..(*self.source).clone() };
+        Self { wait, source: Arc::new(source), ..self }
+    }
+
+    /// What it was compiled from.
+    pub fn source(&self) -> &GrammarSource {
+        &self.source
     }
 
     /// The tokens that may come next; where the text may end, the model's stop tokens are among them.

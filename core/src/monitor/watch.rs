@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use web_time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Standing, StepEvent};
@@ -29,7 +30,7 @@ struct Progress {
 }
 
 /// How long a token was waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenTime {
     /// The first of its request: since the request arrived.
     First(Duration),

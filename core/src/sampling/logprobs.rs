@@ -1,7 +1,9 @@
 //! What the model itself thinks of a token, before any filter.
 
+use serde::{Deserialize, Serialize};
+
 /// A token's log probability under the model (before any filter), and the likeliest tokens with theirs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token.
     pub token: u32,

@@ -1,9 +1,11 @@
 //! How the next token is chosen: the parameters and their ranges.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// How the next token is chosen. [`Default`] is a good setting for chat, the one llama.cpp starts with.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
     /// Divides the logits; 0 takes the most likely token always (greedy).
     pub temperature: f32,
@@ -36,7 +38,7 @@ pub struct SamplingParams {
 /// "Don't repeat yourself": a token that would prolong a repetition of `n` tokens, `n` at least `allowed_length`, has
 /// `multiplier * base ^ (n - allowed_length)` subtracted from its logit (as in text-generation-webui, pull request
 /// 5677, and llama.cpp).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dry {
     /// Strength; 0 is off.
     pub multiplier: f32,

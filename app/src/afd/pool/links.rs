@@ -139,12 +139,12 @@ async fn receive(link: LinkId, place: Place, connection: Connection, events: Unb
 }
 
 /// In 0..1.
-fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_fields().0) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// How long to wait after so many failures in a row; `random` in 0..1 keeps many from coming all at once.
-fn pause(failures: u32, random: f64) -> Duration {
+pub(crate) fn pause(failures: u32, random: f64) -> Duration {
     let [first, last] = PAUSES;
     let doubled = first.saturating_mul(1 << failures.min(16)).min(last);
     doubled.mul_f64(0.5 + random / 2.0)

@@ -25,6 +25,7 @@ use super::place::Place;
 use super::transport::{ConnectError, Transport};
 use driver::{Driver, Reply};
 use links::Links;
+pub(crate) use links::{pause, random};
 pub use members::{Listed, Membership, Static};
 use recovery::{Patience, Recovery};
 

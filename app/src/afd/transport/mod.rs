@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::hello::{Hello, Welcome};
 use super::place::Place;
 
+pub(crate) use grpc::{Attended, MEET, Token, explain, listen};
 pub use grpc::{Grpc, GrpcOptions, Security, Served, serve};
 pub use inproc::Inproc;
 
@@ -114,6 +115,6 @@ fn unreachable(place: &Place, why: impl Into<String>) -> ConnectError {
     ConnectError::Unreachable { place: place.to_string(), why: why.into() }
 }
 
-fn refused(place: &Place, why: impl Into<String>) -> ConnectError {
+pub(crate) fn refused(place: &Place, why: impl Into<String>) -> ConnectError {
     ConnectError::Refused { place: place.to_string(), why: why.into() }
 }

@@ -1,4 +1,4 @@
-//! The handle by which HTTP talks to the engines' threads.
+//! The handle by which HTTP talks to the engines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,52 +9,48 @@ use tread_core::engine::{Request, RequestId, Task};
 
 use super::super::events::Feed;
 use super::super::options::ServerOptions;
-use super::route::Engines;
-use super::status::Status;
+use super::super::record::Record;
+use super::front::{Active, Front};
+use super::route::{Engines, Nobody};
 use super::stream::EventStream;
-use super::{Command, Failure, Submit, Ticket};
+use super::{Failure, Ticket};
+use crate::attention::Status;
 
-/// Talks to the engines' threads.
+/// Talks to the engines.
 #[derive(Clone, Debug)]
 pub(in super::super) struct EngineHandle {
     engines: Arc<Engines>,
-    status: watch::Receiver<Status>,
-    feed: Arc<Feed>,
     next_id: Arc<AtomicU64>,
     /// Sequences in the server: each of the `n` of a request counts.
     live: Arc<AtomicUsize>,
-    capacity: usize,
+    max_sequences: usize,
+    max_queue: usize,
     request_timeout: Duration,
+    hold: Duration,
 }
 
 impl EngineHandle {
-    pub(super) fn new(
-        engines: Engines,
-        status: watch::Receiver<Status>,
-        feed: Arc<Feed>,
-        options: &ServerOptions,
-    ) -> Self {
-        let running = options.max_sequences.saturating_mul(engines.len());
+    pub(super) fn new(engines: Arc<Engines>, options: &ServerOptions) -> Self {
         Self {
-            engines: Arc::new(engines),
-            status,
-            feed,
+            engines,
             next_id: Arc::default(),
             live: Arc::default(),
-            capacity: running.saturating_add(options.max_queue),
+            max_sequences: options.limits.max_sequences,
+            max_queue: options.max_queue,
             request_timeout: options.request_timeout,
+            hold: options.hold,
         }
     }
 
     /// Hands requests in, all or none. Their events come from the stream, with the index in `requests`.
     pub(in super::super) fn submit(&self, mut requests: Vec<Request>) -> Result<EventStream, Failure> {
         let sequences: usize = requests.iter().map(choices).sum();
-        let capacity = self.capacity;
+        let capacity = self.capacity();
         if sequences > capacity {
             return Err(Failure::TooMany { sequences, capacity });
         }
-        if let Status::Failed(reason) = &*self.status.borrow() {
-            return Err(Failure::Lost(reason.clone()));
+        if let Status::Failed(reason) = self.status() {
+            return Err(Failure::Lost(reason));
         }
         // Counted only where there is room: a large request that is refused must not crowd out a small one meanwhile.
         let with_these = |live: usize| (live + sequences <= capacity).then_some(live + sequences);
@@ -72,58 +68,76 @@ impl EngineHandle {
         Ok(EventStream::begin(self.clone(), requests, slots, Instant::now() + self.request_timeout))
     }
 
-    /// Hands a request to an engine, but not to the one that it must not be; returns to which, and under which name. None
-    /// when there is no other. A request that was placed before has lost its slot, but not its right to one.
+    /// Hands a request to an engine; returns to which, and under which name. A request that was placed before has lost its
+    /// slot, but not its right to one.
     pub(super) fn place(
         &self,
         request: Request,
         ticket: impl FnOnce() -> Ticket,
-        slot: Option<Slot>,
-        deadline: Instant,
-        not: Option<usize>,
-    ) -> Option<(usize, RequestId)> {
-        let engine = self.engines.choose(&request.prompt, not)?;
+        slot: &mut Option<Slot>,
+    ) -> Result<(Arc<Front>, RequestId), Nobody> {
+        let engine = self.engines.choose(&request.prompt)?;
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let count = |live: &Arc<AtomicUsize>| Slot::take(live, choices(&request));
-        let slots = [slot.unwrap_or_else(|| count(&self.live)), count(self.engines.load(engine))];
-        let span = tracing::Span::current();
-        let submit = Submit { id, request, ticket: ticket(), slots, deadline, span };
-        self.engines.send(engine, Command::Submit(Box::new(submit)));
-        Some((engine, id))
-    }
-
-    pub(super) fn abort(&self, engine: usize, id: RequestId) {
-        self.engines.send(engine, Command::Abort(id));
+        let slots = [slot.take().unwrap_or_else(|| count(&self.live)), count(engine.load())];
+        let record = Record::new(&request, tracing::Span::current());
+        engine.submit(id, request, Active { ticket: ticket(), record, _slots: slots });
+        Ok((engine, id))
     }
 
     /// Where the engines stand.
     pub(in super::super) fn status(&self) -> Status {
-        self.status.borrow().clone()
+        self.watch().borrow().clone()
     }
 
-    /// Its changes. Closed when the threads have ended.
+    /// Its changes.
     pub(in super::super) fn watch(&self) -> watch::Receiver<Status> {
-        self.status.clone()
+        self.engines.watch()
     }
 
     /// What they do, as they do it.
     pub(in super::super) fn feed(&self) -> &Arc<Feed> {
-        &self.feed
+        self.engines.feed()
     }
 
-    /// Sequences that may be in the server at a time.
+    /// Has ops measured until it is dropped.
+    pub(in super::super) fn measure(&self) -> Measuring {
+        self.engines.measure(true);
+        Measuring(Arc::clone(&self.engines))
+    }
+
+    /// Sequences that may be in the server at a time. There is room for those of an engine while none has come.
     pub(in super::super) fn capacity(&self) -> usize {
-        self.capacity
+        self.max_sequences.saturating_mul(self.engines.len().max(1)).saturating_add(self.max_queue)
     }
 
     /// Whether another sequence would be refused.
     pub(in super::super) fn is_full(&self) -> bool {
-        self.live.load(Ordering::Relaxed) >= self.capacity
+        self.live.load(Ordering::Relaxed) >= self.capacity()
     }
 
-    /// Ends the threads; requests that are not finished fail.
+    /// How long a request may take.
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// How long a request waits for an attention worker.
+    pub(super) fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// Ends the engines; requests that are not finished fail.
     pub(in super::super) fn stop(&self) {
         self.engines.stop();
+    }
+}
+
+/// Somebody who wants ops to be measured.
+pub(in super::super) struct Measuring(Arc<Engines>);
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        self.0.measure(false);
     }
 }
 

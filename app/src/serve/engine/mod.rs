@@ -1,37 +1,32 @@
-//! The threads that own the engines, and the handle by which HTTP talks to them.
+//! The engines of a server: threads of this process, and attention workers elsewhere.
 //!
-//! A compiled model cannot leave the thread that compiled it, so that thread opens the device, runs the steps, and opens
-//! the device anew when it is lost. Commands come by one channel; each request's events go back by its own. Where there
-//! are several engines (data-parallel attention), each has its own KV cache, and a request whose engine is gone for good
-//! goes on at another one.
+//! Each has a KV cache of its own (data-parallel attention). `front` is an engine as the server sees it, wherever it is;
+//! `route` chooses one for a request; `stream` brings a request's events, and has it go on at another engine when its own
+//! is gone. `remote` looks after attention workers.
 
+mod front;
 mod handle;
+mod remote;
 mod route;
 mod status;
 mod stream;
-mod worker;
 
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
-use tread_core::backend::Backend;
-use tread_core::engine::{Event, Request, RequestId};
+use tread_core::engine::Event;
 use tread_core::model::Model;
 
-use super::events::Feed;
 use super::metrics::Metrics;
 use super::options::ServerOptions;
-pub(super) use handle::EngineHandle;
-use handle::Slot;
+use crate::attention::thread::{Device, EngineThread, start as start_thread};
+use crate::attention::{OpenDevice, Status};
+use front::Orders;
+pub(super) use handle::{EngineHandle, Measuring};
 use route::Engines;
-use status::Board;
-pub(super) use status::Status;
 pub(super) use stream::EventStream;
-use worker::{Device, Worker};
-
-/// Opens the device; called again after it was lost.
-pub type OpenDevice = Box<dyn FnMut() -> anyhow::Result<Box<dyn Backend>> + Send>;
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -65,28 +60,9 @@ pub(super) enum Failure {
     /// Something that is needed was waited for in vain.
     #[error("the model cannot be computed now: {0}; try again soon")]
     Unavailable(String),
-    /// The device is gone for good.
-    #[error("the device was lost and could not be opened again: {0}")]
+    /// The engine is gone, or all are.
+    #[error("the model can no longer be computed here: {0}")]
     Lost(String),
-}
-
-#[derive(Debug)]
-enum Command {
-    Submit(Box<Submit>),
-    Abort(RequestId),
-    Stop,
-}
-
-/// A request for an engine.
-#[derive(Debug)]
-struct Submit {
-    id: RequestId,
-    request: Request,
-    ticket: Ticket,
-    /// In the server, and in the engine.
-    slots: [Slot; 2],
-    deadline: Instant,
-    span: tracing::Span,
 }
 
 /// What happened to one of a call's requests.
@@ -107,7 +83,7 @@ impl Ticket {
     }
 
     fn send(&mut self, item: Result<Event, Failure>) {
-        self.ended = matches!(item, Ok(Event::Done | Event::Failed(_)) | Err(_));
+        self.ended = matches!(item, Ok(Event::Done) | Err(_));
         // If nobody listens, the abort is on its way.
         let _ = self.events.send((self.index, item));
     }
@@ -121,32 +97,26 @@ impl Drop for Ticket {
     }
 }
 
-/// The thread of an engine.
-pub(super) type EngineThread = std::thread::JoinHandle<anyhow::Result<()>>;
-
-/// Starts a thread for each device. They end after [`EngineHandle::stop`], or when their device cannot be had.
+/// Starts a thread for each device, which ends after [`EngineHandle::stop`] or when its device cannot be had, and begins to
+/// look for attention workers. To be called on a runtime.
 pub(super) fn start(
     model: &Arc<Model>,
     devices: Vec<OpenDevice>,
     options: &ServerOptions,
     metrics: &Arc<Metrics>,
-) -> std::io::Result<(EngineHandle, Vec<EngineThread>)> {
-    let feed = Arc::new(Feed::new(devices.len()));
-    let (board, watcher) = Board::new(devices.len());
-    let (mut engines, mut threads) = (vec![], vec![]);
-    for (index, open) in devices.into_iter().enumerate() {
-        let (commands, receiver) = mpsc::channel();
-        let device = Device { open, model: Arc::clone(model), options: options.clone() };
-        let (status, metrics, feed) = (board.of(index), Arc::clone(metrics), Arc::clone(&feed));
-        let name = format!("engine {index}");
-        threads.push(std::thread::Builder::new().name(name).spawn(move || {
-            let result = Worker::new(device, receiver, status, metrics, feed).and_then(Worker::run);
-            result.inspect_err(|error| {
-                tracing::error!(engine = index, error = format!("{error:#}"), "the engine has ended")
-            })
-        })?);
-        engines.push(commands);
+) -> Result<(EngineHandle, Vec<EngineThread>)> {
+    let engines = Arc::new(Engines::new(Arc::clone(metrics)));
+    let mut threads = vec![];
+    for open in devices {
+        let (orders, receiver) = mpsc::channel();
+        let front = engines.add(Status::Loading);
+        front.connect(Orders::Here(orders));
+        let device = Device { open, model: Arc::clone(model), limits: options.limits.clone() };
+        let index = front.index();
+        threads.push(start_thread(index, device, receiver, Box::new(move |report| front.hear(report)))?);
     }
-    let engines = Engines::new(engines, board.each());
-    Ok((EngineHandle::new(engines, watcher, feed, options), threads))
+    if let Some(workers) = &options.attention {
+        remote::start(model, &options.limits, workers, &engines)?;
+    }
+    Ok((EngineHandle::new(engines, options), threads))
 }

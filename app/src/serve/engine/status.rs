@@ -1,96 +1,65 @@
 //! Where each engine stands, and all of them together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use tread_core::backend::Backend;
 use tread_core::graph::Side;
 use tread_core::monitor::Pool;
 
-/// Where an engine stands, or all of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Status {
-    /// Weights are on their way to the device.
-    Loading,
-    /// Steps run.
-    Ready(Running),
-    /// The device was lost and is opened anew.
-    Rebuilding,
-    /// The end.
-    Failed(String),
-}
-
-/// What runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Running {
-    /// The back end and its device, for people.
-    pub(in super::super) device: String,
-    /// Its pools.
-    pub(in super::super) pools: Vec<Pool>,
-}
-
-impl Running {
-    pub(super) fn on(backend: &dyn Backend) -> Self {
-        Self { device: format!("{}, {}", backend.name(), backend.device()), pools: backend.pools() }
-    }
-}
+use crate::attention::{Running, Status};
 
 /// The status of every engine.
 #[derive(Debug)]
 pub(super) struct Board {
-    each: Each,
+    /// By their numbers; none: there is no such engine.
+    each: Mutex<Vec<Option<Status>>>,
     all: watch::Sender<Status>,
 }
 
-/// The status of every engine, for those who only read.
-pub(super) type Each = Arc<Mutex<Vec<Status>>>;
+impl Default for Board {
+    fn default() -> Self {
+        Self { each: Mutex::default(), all: watch::Sender::new(together(&[])) }
+    }
+}
 
 impl Board {
-    pub(super) fn new(engines: usize) -> (Arc<Self>, watch::Receiver<Status>) {
-        let (all, watcher) = watch::channel(Status::Loading);
-        let each = Arc::new(Mutex::new(vec![Status::Loading; engines]));
-        (Arc::new(Self { each, all }), watcher)
-    }
-
-    /// What one engine writes to. Watchers see the end of the channel once all of them are dropped.
-    pub(super) fn of(self: &Arc<Self>, engine: usize) -> StatusOf {
-        StatusOf { engine, board: Arc::clone(self) }
-    }
-
-    pub(super) fn each(&self) -> Each {
-        Arc::clone(&self.each)
-    }
-}
-
-/// One engine's place on the board.
-#[derive(Debug)]
-pub(super) struct StatusOf {
-    engine: usize,
-    board: Arc<Board>,
-}
-
-impl StatusOf {
-    pub(super) fn engine(&self) -> usize {
-        self.engine
-    }
-
-    pub(super) fn set(&self, status: Status) {
-        let mut each = self.board.each.lock().unwrap_or_else(PoisonError::into_inner);
-        each[self.engine] = status;
-        self.board.all.send_replace(together(&each));
-    }
-}
-
-impl Drop for StatusOf {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.set(Status::Failed("the engine has panicked; the log says more".to_owned()));
+    /// An engine stands here now, or is no longer one of them.
+    pub(super) fn set(&self, engine: usize, status: Option<Status>) {
+        let mut each = self.each();
+        if each.len() <= engine {
+            each.resize(engine + 1, None);
         }
+        each[engine] = status;
+        self.all.send_replace(together(&each));
+    }
+
+    /// Where each stands.
+    pub(super) fn each(&self) -> MutexGuard<'_, Vec<Option<Status>>> {
+        self.each.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where all of them together stand.
+    pub(super) fn together(&self) -> Status {
+        self.all.borrow().clone()
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Status> {
+        self.all.subscribe()
+    }
+
+    /// Has whoever waits for a change look once more.
+    pub(super) fn touch(&self) {
+        self.all.send_modify(|_| {});
     }
 }
 
 /// Requests are served while one engine can serve them; the server has failed when all have.
-fn together(each: &[Status]) -> Status {
+fn together(each: &[Option<Status>]) -> Status {
+    let each: Vec<&Status> = each.iter().flatten().collect();
+    // Whoever waits until the model is loaded waits for every engine.
+    if each.contains(&&Status::Loading) {
+        return Status::Loading;
+    }
     let running: Vec<&Running> = each
         .iter()
         .filter_map(|status| match status {
@@ -98,10 +67,6 @@ fn together(each: &[Status]) -> Status {
             _ => None,
         })
         .collect();
-    // Whoever waits until the model is loaded waits for every engine.
-    if each.contains(&Status::Loading) {
-        return Status::Loading;
-    }
     if let [first, others @ ..] = running.as_slice() {
         let pools = first.pools.iter().enumerate().map(|(at, pool)| {
             let devices = running.iter().filter_map(|r| r.pools.get(at)).map(|pool| pool.device.as_str());
@@ -118,11 +83,12 @@ fn together(each: &[Status]) -> Status {
         let pools = if alike { pools.collect() } else { vec![Pool::whole(device.clone())] };
         return Status::Ready(Running { device, pools });
     }
-    each.iter()
-        .find(|status| !matches!(status, Status::Failed(_)))
-        .or(each.first())
-        .cloned()
-        .unwrap_or(Status::Loading)
+    let any = |wanted: fn(&Status) -> bool| each.iter().copied().find(|status| wanted(status)).cloned();
+    any(|status| *status == Status::Rebuilding)
+        .or_else(|| any(|status| matches!(status, Status::Away(_))))
+        .or_else(|| any(|status| *status == Status::Draining))
+        .or_else(|| any(|_| true))
+        .unwrap_or_else(|| Status::Away("no attention worker is listed".to_owned()))
 }
 
 /// Several devices as one.
@@ -145,6 +111,7 @@ mod tests {
         let ready =
             |name: &str| Status::Ready(Running { device: name.to_owned(), pools: vec![Pool::whole(name)] });
         let failed = || Status::Failed("gone".to_owned());
+        let away = || Status::Away("cut off".to_owned());
         for (each, expected) in [
             (vec![Status::Loading, ready("a")], Status::Loading),
             (vec![ready("a"), ready("a")], ready("2 x a")),
@@ -152,23 +119,15 @@ mod tests {
             (vec![failed(), ready("b")], ready("b")),
             (vec![Status::Rebuilding, ready("b")], ready("b")),
             (vec![failed(), Status::Rebuilding], Status::Rebuilding),
+            (vec![away(), ready("b"), Status::Draining], ready("b")),
+            (vec![failed(), Status::Draining, away()], away()),
+            (vec![away(), Status::Rebuilding], Status::Rebuilding),
+            (vec![Status::Draining, failed()], Status::Draining),
             (vec![failed(), failed()], failed()),
         ] {
+            let each: Vec<_> = each.into_iter().map(Some).chain([None]).collect();
             assert_eq!(together(&each), expected, "{each:?}");
         }
-    }
-
-    #[test]
-    fn a_thread_that_panics_says_so() {
-        let (board, watcher) = Board::new(1);
-        let status = board.of(0);
-        drop(board);
-        let thread = std::thread::spawn(move || {
-            status.set(Status::Rebuilding);
-            panic!("on purpose");
-        });
-        assert!(thread.join().is_err());
-        assert!(matches!(&*watcher.borrow(), Status::Failed(reason) if reason.contains("panicked")));
-        assert!(watcher.has_changed().is_err(), "the channel is closed");
+        assert!(matches!(together(&[]), Status::Away(_)));
     }
 }

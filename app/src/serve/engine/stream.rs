@@ -1,12 +1,18 @@
-//! The events of the requests of one call, from whichever engines compute them.
+//! The events of a call's requests, whichever engines compute them.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio::time::{sleep_until, timeout_at};
 use tread_core::engine::{Begun, Event, Request, RequestId, Task};
 
+use super::front::Front;
 use super::handle::{EngineHandle, Slot};
+use super::route::Nobody;
 use super::{Failure, Item, Ticket};
+use crate::attention::Status;
 
 /// The events of the requests of one call. Dropping it aborts what is not finished: a client that went away costs
 /// nothing from then on.
@@ -17,18 +23,34 @@ pub(in super::super) struct EventStream {
     handle: EngineHandle,
     requests: Vec<Underway>,
     deadline: Instant,
+    /// Where the engines stand, for requests that have none.
+    status: watch::Receiver<Status>,
+    /// Until when these wait.
+    held: Option<Instant>,
 }
 
 /// A request, and what was told of it.
 #[derive(Debug)]
 struct Underway {
     request: Request,
-    /// Which engine has it, under which name.
-    place: Option<(usize, RequestId)>,
+    place: Place,
+    /// Its place in the server, unless an engine's thread has it.
+    slot: Option<Slot>,
     /// Its prompt is computed.
     started: bool,
     /// Continuations that are not finished.
     choices: Vec<Begun>,
+}
+
+/// Where a request is.
+#[derive(Debug)]
+enum Place {
+    /// It waits for an engine.
+    Waiting,
+    /// This engine has it, under this name.
+    At(Arc<Front>, RequestId),
+    /// It is done.
+    Done,
 }
 
 impl EventStream {
@@ -40,71 +62,95 @@ impl EventStream {
         deadline: Instant,
     ) -> Self {
         let (sender, events) = unbounded_channel();
-        let requests = requests.into_iter().map(Underway::new).collect();
-        let mut stream = Self { events, sender, handle, requests, deadline };
-        for (index, slot) in slots.into_iter().enumerate() {
-            if !stream.place(index, Some(slot), None) {
-                let failure = Failure::Lost("no engine is left".to_owned());
-                // It holds the receiver itself.
-                let _ = stream.sender.send((index, Err(failure)));
-            }
-        }
+        let requests = requests.into_iter().zip(slots).map(|(r, slot)| Underway::new(r, slot)).collect();
+        let status = handle.watch();
+        let mut stream = Self { events, sender, handle, requests, deadline, status, held: None };
+        // What is wrong is told when the first event is asked for, which places once more.
+        let _ = stream.place();
         stream
     }
 
     /// The next event and the index of its request. Ask no more once every request is done.
     pub(in super::super) async fn next(&mut self) -> Result<(usize, Event), Failure> {
+        let (deadline, timeout) = (self.deadline, self.handle.request_timeout());
+        timeout_at(deadline.into(), self.next_in_time()).await.unwrap_or(Err(Failure::Timeout(timeout)))
+    }
+
+    async fn next_in_time(&mut self) -> Result<(usize, Event), Failure> {
         loop {
-            let (index, event) = match self.events.recv().await {
-                Some(item) => item,
-                // It holds a sender itself.
-                None => return Err(Failure::Lost("the engine has ended".to_owned())),
+            let waits = self.place()?;
+            let item = match waits {
+                None => self.events.recv().await,
+                Some(why) => {
+                    let held = *self.held.get_or_insert_with(|| Instant::now() + self.handle.hold());
+                    tokio::select! {
+                        item = self.events.recv() => item,
+                        // The engines outlive their handle, which is in here.
+                        _ = self.status.changed() => continue,
+                        () = sleep_until(held.into()) => {
+                            let seconds = self.handle.hold().as_secs_f64();
+                            let why = format!("no attention worker in {seconds} seconds: {why}");
+                            return Err(Failure::Unavailable(why));
+                        }
+                    }
+                }
             };
-            match event {
-                Ok(event) => {
+            match item {
+                Some((index, Ok(event))) => {
                     self.requests[index].observe(&event);
                     return Ok((index, event));
                 }
-                Err(Failure::Lost(reason)) => {
-                    let lost = self.requests[index].place.map(|(engine, _)| engine);
-                    if !self.place(index, None, lost) {
-                        return Err(Failure::Lost(reason));
-                    }
+                Some((index, Err(Failure::Lost(reason)))) => {
                     tracing::warn!(reason, "a request goes on at another engine");
+                    self.requests[index].place = Place::Waiting;
                 }
-                Err(failure) => {
-                    self.requests[index].place = None;
+                Some((index, Err(failure))) => {
+                    self.requests[index].place = Place::Done;
                     return Err(failure);
                 }
+                // It holds a sender itself.
+                None => return Err(Failure::Lost("the engine has ended".to_owned())),
             }
         }
     }
 
-    /// Hands a request, as far as it is, to an engine; false when there is none but the one that it must not be.
-    fn place(&mut self, index: usize, slot: Option<Slot>, not: Option<usize>) -> bool {
-        let underway = &mut self.requests[index];
-        let ticket = || Ticket::new(index, self.sender.clone());
-        underway.place = self.handle.place(underway.rest(), ticket, slot, self.deadline, not);
-        underway.place.is_some()
+    /// Hands those that wait, as far as they are, to engines. Returns why one has to wait still.
+    fn place(&mut self) -> Result<Option<String>, Failure> {
+        // What changes from here on is seen later.
+        self.status.mark_unchanged();
+        let all = self.requests.iter_mut().enumerate();
+        for (index, underway) in all.filter(|(_, underway)| matches!(underway.place, Place::Waiting)) {
+            let ticket = || Ticket::new(index, self.sender.clone());
+            match self.handle.place(underway.rest(), ticket, &mut underway.slot) {
+                Ok((engine, id)) => underway.place = Place::At(engine, id),
+                Err(Nobody::Yet(why)) => return Ok(Some(why)),
+                Err(Nobody::Ever(why)) => return Err(Failure::Lost(why)),
+                Err(Nobody::Stopped) => return Err(Failure::Stopping),
+            }
+        }
+        self.held = None;
+        Ok(None)
     }
 }
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        for (engine, id) in self.requests.iter().filter_map(|r| r.place) {
-            self.handle.abort(engine, id);
+        for underway in &self.requests {
+            if let Place::At(engine, id) = &underway.place {
+                engine.abort(*id);
+            }
         }
     }
 }
 
 impl Underway {
-    fn new(request: Request) -> Self {
+    fn new(request: Request, slot: Slot) -> Self {
         let n = match &request.task {
             Task::Generate(generate) => generate.n,
             Task::Embed => 0,
         };
         let choices = (0..n).map(|choice| Begun { choice, tokens: vec![] }).collect();
-        Self { request, place: None, started: false, choices }
+        Self { request, place: Place::Waiting, slot: Some(slot), started: false, choices }
     }
 
     /// The request as it is to go on.
@@ -127,7 +173,7 @@ impl Underway {
                     begun.tokens.extend(delta.token);
                 }
             }
-            Event::Done | Event::Failed(_) => self.place = None,
+            Event::Done | Event::Failed(_) => self.place = Place::Done,
             Event::Features(_) => {}
         }
     }

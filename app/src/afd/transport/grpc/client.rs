@@ -22,7 +22,7 @@ use crate::afd::transport::{
 };
 
 /// How long a worker has to be met.
-const MEET: Duration = Duration::from_secs(3);
+pub(crate) const MEET: Duration = Duration::from_secs(3);
 /// The largest frame that is read; what a worker may send follows from its layout and is checked then.
 const MOST_FRAME: usize = 512 << 20;
 
@@ -41,25 +41,13 @@ impl std::fmt::Debug for GrpcOptions {
     }
 }
 
-/// Workers at addresses.
-#[derive(Debug)]
-pub struct Grpc {
-    options: GrpcOptions,
-}
-
-type Client = FfnClient<InterceptedService<Channel, Token>>;
-
-impl Grpc {
-    /// The same options for all workers.
-    pub fn new(options: GrpcOptions) -> Self {
-        Self { options }
-    }
-
-    async fn client(&self, place: &Place) -> Result<Client, ConnectError> {
+impl GrpcOptions {
+    /// A connection to a worker of whatever kind, and what every call on it must carry.
+    pub(crate) async fn channel(&self, place: &Place) -> Result<(Channel, Token), ConnectError> {
         let Place::Address(address) = place else { return Err(refused(place, "it is not an address")) };
-        let GrpcOptions { ca, token } = &self.options;
+        let Self { ca, token } = self;
         if token.is_some() && ca.is_none() && !is_loopback(address) {
-            let why = "the token would be sent to another host in the clear; say with --tls-ca who signs its certificate";
+            let why = "the token would be sent to another host in the clear; say with --worker-ca who signs its certificate";
             return Err(refused(place, why));
         }
         let scheme = if ca.is_some() { "https" } else { "http" };
@@ -81,8 +69,27 @@ impl Grpc {
             None => None,
             Some(token) => Some(bearer(token).map_err(|why| refused(place, why))?),
         };
-        let client = FfnClient::with_interceptor(channel, Token(token));
-        Ok(client.max_decoding_message_size(MOST_FRAME))
+        Ok((channel, Token(token)))
+    }
+}
+
+/// Workers at addresses.
+#[derive(Debug)]
+pub struct Grpc {
+    options: GrpcOptions,
+}
+
+type Client = FfnClient<InterceptedService<Channel, Token>>;
+
+impl Grpc {
+    /// The same options for all workers.
+    pub fn new(options: GrpcOptions) -> Self {
+        Self { options }
+    }
+
+    async fn client(&self, place: &Place) -> Result<Client, ConnectError> {
+        let (channel, token) = self.options.channel(place).await?;
+        Ok(FfnClient::with_interceptor(channel, token).max_decoding_message_size(MOST_FRAME))
     }
 
     /// Has a worker take no new calls, and end when it has answered those it has.
@@ -127,7 +134,7 @@ async fn hello(client: &mut Client, place: &Place, request: HelloRequest) -> Res
 }
 
 /// What a worker's status means.
-fn explain(place: &Place, status: &Status) -> ConnectError {
+pub(crate) fn explain(place: &Place, status: &Status) -> ConnectError {
     match status.code() {
         Code::FailedPrecondition
         | Code::Unauthenticated
@@ -161,7 +168,7 @@ fn bearer(token: &str) -> Result<MetadataValue<Ascii>, String> {
 
 /// Puts the token on every call.
 #[derive(Clone, Debug)]
-struct Token(Option<MetadataValue<Ascii>>);
+pub(crate) struct Token(Option<MetadataValue<Ascii>>);
 
 impl tonic::service::Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {

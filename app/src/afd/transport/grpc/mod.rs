@@ -12,6 +12,8 @@ use tread_core::graph::EdgeDType;
 use crate::afd::hello::{Hello, Terms, Welcome};
 
 pub use client::{Grpc, GrpcOptions};
+pub(crate) use client::{MEET, Token, explain};
+pub(crate) use server::{Attended, listen};
 pub use server::{Security, Served, serve};
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::str_to_string, missing_debug_implementations)]

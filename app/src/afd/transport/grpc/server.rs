@@ -1,14 +1,20 @@
 //! The worker's side.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use async_trait::async_trait;
 use futures_util::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
@@ -54,10 +60,38 @@ impl Security {
     }
 }
 
+/// A worker of whatever kind, as what serves it sees it.
+#[async_trait]
+pub(crate) trait Attended: std::fmt::Debug + Send + Sync {
+    /// Takes nothing new, and tells all who are attached, who then detach.
+    fn drain(&self);
+
+    /// Waits until nobody is attached.
+    async fn deserted(&self);
+
+    /// Waits until it has ended, and says why.
+    async fn ended(&self) -> String;
+}
+
+#[async_trait]
+impl Attended for Host {
+    fn drain(&self) {
+        Self::drain(self);
+    }
+
+    async fn deserted(&self) {
+        Self::deserted(self).await;
+    }
+
+    async fn ended(&self) -> String {
+        Self::ended(self).await
+    }
+}
+
 /// A worker that is served.
 #[derive(Debug)]
 pub struct Served {
-    host: Host,
+    worker: Arc<dyn Attended>,
     address: SocketAddr,
     task: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     asked: watch::Sender<bool>,
@@ -65,19 +99,44 @@ pub struct Served {
     stop: watch::Sender<bool>,
 }
 
-/// Serves a worker on an address until [`Served::drained`] or [`Served::stop`].
+/// Serves an FFN worker on an address until [`Served::drained`] or [`Served::stop`].
 ///
 /// # Errors
 /// When the address cannot be had, or must not be without more security, or the certificate cannot be read.
 pub async fn serve(host: Host, address: SocketAddr, security: &Security) -> Result<Served> {
+    let asked = watch::Sender::new(false);
+    let service = FfnServer::new(FfnService { host: host.clone(), asked: asked.clone() })
+        .max_decoding_message_size(host.most_bytes() + ENVELOPE);
+    listen(service, Arc::new(host), asked, address, security).await
+}
+
+/// Serves a worker: with encryption, token, health, and an end that waits for those who are attached. The service says
+/// by `asked` that it was asked to drain.
+///
+/// # Errors
+/// As [`serve`].
+pub(crate) async fn listen<S>(
+    service: S,
+    worker: Arc<dyn Attended>,
+    asked: watch::Sender<bool>,
+    address: SocketAddr,
+    security: &Security,
+) -> Result<Served>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
     security.check(address)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
     let address = listener.local_addr()?;
-    let [asked, drain, stop] = [(); 3].map(|()| watch::Sender::new(false));
+    let [drain, stop] = [(); 2].map(|()| watch::Sender::new(false));
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<FfnServer<Service>>().await;
-    let service = FfnServer::new(Service { host: host.clone(), asked: asked.clone() })
-        .max_decoding_message_size(host.most_bytes() + ENVELOPE);
+    reporter.set_service_status(S::NAME, ServingStatus::Serving).await;
     let token = Token(security.token.as_ref().map(|token| digest(token.as_bytes())));
     let mut server = Server::builder()
         .tcp_nodelay(true)
@@ -98,16 +157,21 @@ pub async fn serve(host: Host, address: SocketAddr, security: &Security) -> Resu
         // Whoever could stop it has gone: the same.
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
-    tokio::spawn(watch_drain(host.clone(), drain.subscribe(), reporter));
-    Ok(Served { host, address, task, asked, drain, stop })
+    tokio::spawn(watch_drain(Arc::clone(&worker), drain.subscribe(), reporter, S::NAME));
+    Ok(Served { worker, address, task, asked, drain, stop })
 }
 
-/// Says to all who attend or probe that the worker takes no new calls.
-async fn watch_drain(host: Host, mut drain: watch::Receiver<bool>, reporter: HealthReporter) {
+/// Says to all who attend or probe that the worker takes nothing new.
+async fn watch_drain(
+    worker: Arc<dyn Attended>,
+    mut drain: watch::Receiver<bool>,
+    reporter: HealthReporter,
+    name: &'static str,
+) {
     if drain.wait_for(|drain| *drain).await.is_ok() {
         reporter.set_service_status("", ServingStatus::NotServing).await;
-        reporter.set_not_serving::<FfnServer<Service>>().await;
-        host.drain();
+        reporter.set_service_status(name, ServingStatus::NotServing).await;
+        worker.drain();
     }
 }
 
@@ -132,12 +196,12 @@ impl Served {
     pub async fn drained(&self) {
         let mut drain = self.drain.subscribe();
         let _ = drain.wait_for(|drain| *drain).await;
-        self.host.deserted().await;
+        self.worker.deserted().await;
     }
 
     /// Waits until the worker has failed, and says why.
     pub async fn failed(&self) -> String {
-        self.host.ended().await
+        self.worker.ended().await
     }
 
     /// Stops at once: connections are cut.
@@ -148,13 +212,13 @@ impl Served {
 }
 
 #[derive(Debug)]
-struct Service {
+struct FfnService {
     host: Host,
     asked: watch::Sender<bool>,
 }
 
 #[tonic::async_trait]
-impl Ffn for Service {
+impl Ffn for FfnService {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let request = request.into_inner();
         let terms = request.terms.clone().unwrap_or_default();
