@@ -59,7 +59,7 @@ fn command_lines_are_understood_and_there_is_time_to_drain() {
             Some(Command::Worker(WorkerCommand::Ffn(args))) => {
                 assert_eq!(document["metadata"]["name"], format!("ffn-{}", args.shard.shard), "{name}");
                 shards.insert((args.shard.of, args.shard.shard));
-                args.drain_timeout
+                args.worker.drain_timeout
             }
             Some(Command::Serve(args)) => {
                 servers += 1;
@@ -90,7 +90,7 @@ fn pools_agree() {
                 format!("{:?} {:?} {:?} {:?}", args.model, args.sharding, args.afd_dtype, args.etcd)
             }
             Some(Command::Serve(args)) => {
-                let afd = args.device.afd;
+                let afd = args.engine.device.afd;
                 format!("{:?} {:?} {:?} {:?}", args.model, afd.sharding, afd.afd_dtype, afd.etcd)
             }
             other => panic!("{other:?}"),
