@@ -64,7 +64,11 @@ pub(crate) fn apart(
         dtype,
         micro_batches: args.micro_batches as usize,
         hold: args.ffn_hold,
-        grpc: GrpcOptions { ca: args.ffn_ca.as_ref().map(read).transpose()?, token },
+        grpc: GrpcOptions {
+            ca: args.ffn_ca.as_ref().map(read).transpose()?,
+            token,
+            carrier: args.afd_transport,
+        },
         ..AfdOptions::new(ffn.clone())
     };
     Ok(Box::new(Disaggregated::new(Arc::clone(model), device, options)))

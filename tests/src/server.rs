@@ -22,7 +22,7 @@ impl Server {
     pub fn start(binary: &str, args: &[&str]) -> Self {
         let mut command = Command::new(binary);
         command.arg("serve").args(args).args(["--port", "0"]);
-        Self::spawn(command)
+        Self::spawn(command, &[])
     }
 
     /// Starts `binary` with `worker ffn` and `args`; waits until it listens.
@@ -30,15 +30,24 @@ impl Server {
     /// # Panics
     /// When it ends before that.
     pub fn ffn_worker(binary: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(binary);
-        command.args(["worker", "ffn"]).args(args);
-        Self::spawn(command)
+        Self::ffn_worker_with(binary, args, &[])
     }
 
-    fn spawn(mut command: Command) -> Self {
+    /// The same with variables in its environment.
+    ///
+    /// # Panics
+    /// As before.
+    pub fn ffn_worker_with(binary: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(binary);
+        command.args(["worker", "ffn"]).args(args);
+        Self::spawn(command, environment)
+    }
+
+    fn spawn(mut command: Command, environment: &[(&str, &str)]) -> Self {
         for name in ["HF_ENDPOINT", "HF_TOKEN", "TREAD_MODELS", "RUST_LOG"] {
             command.env_remove(name);
         }
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("tread starts");
         let log = Arc::new(Mutex::new(String::new()));

@@ -87,6 +87,7 @@ impl Workers {
         let common = [
             ("--sharding", name(&afd.sharding)),
             ("--afd-dtype", name(&afd.afd_dtype)),
+            ("--transport", name(&afd.afd_transport)),
             ("--backend", name(&backend)),
             ("--max-rows", max_rows.to_string()),
         ];

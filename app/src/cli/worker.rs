@@ -12,6 +12,7 @@ use tread_shaders::Selector;
 
 use super::serve::seconds;
 use super::{BackendChoice, MODEL_HELP};
+use crate::afd::transport::Carrier;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
@@ -72,6 +73,9 @@ pub(crate) struct FfnWorkerArgs {
     /// The type in which activations cross between attention and FFN.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) afd_dtype: EdgeChoice,
+    /// What carries activations.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) transport: Carrier,
     /// Address to listen on; port 0 takes a free one. Beyond this machine only with --tls-cert, --tls-key, --token-file.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,

@@ -19,6 +19,7 @@ pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
     let security = security(args)?;
     // Before the weights are read, which takes long.
     security.check(args.listen)?;
+    args.transport.nixl().map_err(anyhow::Error::msg)?;
     let host = host(args)?;
     let name = args.model.as_deref().unwrap_or(crate::embedded::NAME);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -28,7 +29,7 @@ pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
         .build()
         .context("starting the worker's runtime")?;
     let result = runtime.block_on(async {
-        let served = serve(host.clone(), args.listen, &security).await?;
+        let served = serve(host.clone(), args.listen, &security, args.transport).await?;
         let scheme = if security.identity.is_some() { "https" } else { "http" };
         let welcome = host.welcome();
         println!(

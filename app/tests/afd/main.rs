@@ -2,7 +2,11 @@
 //! of one device.
 
 mod conformance;
+#[cfg(target_os = "linux")]
+mod cycles;
 mod models;
+#[cfg(all(feature = "cluster", target_os = "linux"))]
+mod nixl;
 #[cfg(unix)]
 mod processes;
 mod refusals;
