@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tread::afd::hello::Hello;
 use tread::afd::pool::{Pool, Static};
-use tread::afd::transport::{Grpc, GrpcOptions, Transport as _};
+use tread::afd::transport::{Grpc, GrpcOptions};
 use tread::afd::{Place, shape, terms};
 use tread_core::afd::{Call, Ffn as _, Layout, Sharding};
 use tread_core::graph::EdgeDType;

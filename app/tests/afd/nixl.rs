@@ -1,6 +1,8 @@
 //! Who has no NIXL is told what to do about it, or does without. `cargo xtask test` gets it for all other tests.
 
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use tread::afd::transport::Carrier;
 use tread::afd::{AfdOptions, Members};
@@ -41,14 +43,17 @@ fn who_does_not_ask_does_without() {
     let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
     let without =
         Server::ffn_worker_with(TREAD, &["nano", "--backend", "cpu"], &[NOWHERE, ("RUST_LOG", "info")]);
-    let log = without.log();
-    assert!(log.contains("activations go by gRPC") && REMEDY.iter().all(|part| log.contains(part)), "{log}");
     let afd = over(Carrier::Auto, &[&without]);
     assert_eq!(
         run(&model, &mut engine(&model, executable(&model, &afd).unwrap()), |_| ()).unwrap(),
         expected
     );
     refused("nano", &over(Carrier::Nixl, &[&without]), &["does not offer NIXL"]);
+    // What it logged may be on its way.
+    while !without.log().contains("activations go by gRPC") {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(REMEDY.iter().all(|part| without.log().contains(part)), "{}", without.log());
 }
 
 #[test]

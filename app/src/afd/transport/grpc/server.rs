@@ -267,9 +267,9 @@ fn attached(
         }
     });
     let replies = UnboundedReceiverStream::new(replies).filter_map(move |reply| {
-        let rest = match (&posts, Header::read(&reply)) {
-            (Some(posts), Ok((Header { kind: Kind::Answer, slot, .. }, _))) => {
-                posts.post(slot as usize, reply);
+        let rest = match (&posts, answered_slot(&reply)) {
+            (Some(posts), Some(slot)) => {
+                posts.post(slot, reply);
                 None
             }
             _ => Some(Frame { data: reply, nixl: None }),
@@ -277,6 +277,12 @@ fn attached(
         future::ready(rest)
     });
     stream::iter(offer.map(Frame::from)).chain(replies).map(Ok).take_until(closed)
+}
+
+/// Where the answer is awaited, if a frame is one.
+fn answered_slot(reply: &[u8]) -> Option<usize> {
+    let (header, _) = Header::read(reply).ok()?;
+    (header.kind == Kind::Answer).then_some(header.slot as usize)
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {

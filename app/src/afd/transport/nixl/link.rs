@@ -38,8 +38,9 @@ pub fn missing() -> Option<&'static str> {
         if nixl_sys::is_stub() {
             return Some(NO_LIBRARY);
         }
-        end_without_destructors();
         let plugin = Agent::new("probe").and_then(|agent| agent.get_plugin_params(UCX));
+        // Now that the library has loaded what it needs.
+        end_without_destructors();
         plugin.is_err().then_some(NO_PLUGIN)
     })
 }
