@@ -171,7 +171,7 @@ impl Link {
         if self.reads[slot].is_some() {
             return Err(format!("slot {slot} is told of twice"));
         }
-        let list = |address| {
+        let list = |address| -> Result<_, NixlError> {
             let mut list = XferDescList::new(MemType::Dram)?;
             list.add_desc(address, length, 0);
             Ok(list)
