@@ -73,7 +73,8 @@ pub(crate) fn grpc(args: &AfdArgs) -> Result<GrpcOptions> {
     let read =
         |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
     let token = args.worker_token_file.as_ref().map(read).transpose()?.map(|token| token.trim().to_owned());
-    Ok(GrpcOptions { ca: args.worker_ca.as_ref().map(read).transpose()?, token })
+    let ca = args.worker_ca.as_ref().map(read).transpose()?;
+    Ok(GrpcOptions { ca, token, carrier: args.afd_transport })
 }
 
 /// Opens what the user wants, or the best there is.

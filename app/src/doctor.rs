@@ -7,6 +7,7 @@ use tread_core::backend::Backend;
 use tread_core::cpu::Cpu;
 use tread_shaders::adapters;
 
+use crate::afd::transport::missing_nixl;
 use crate::{devices, hub, load, memory};
 
 pub(crate) fn run() -> Result<()> {
@@ -42,6 +43,8 @@ pub(crate) fn run() -> Result<()> {
     if let Some(folder) = load::models_folder() {
         writeln!(out, "models:   {} (TREAD_MODELS)", folder.display())?;
     }
+    let nixl = missing_nixl().map_or_else(|| "there".to_owned(), |why| format!("not there; {why}"));
+    writeln!(out, "NIXL:     {nixl}")?;
     writeln!(out, "hub:      {} (HF_HOME)", hub::cache_folder().display())?;
     Ok(())
 }

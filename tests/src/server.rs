@@ -22,7 +22,7 @@ impl Server {
     pub fn start(binary: &str, args: &[&str]) -> Self {
         let mut command = Command::new(binary);
         command.arg("serve").args(args).args(["--port", "0"]);
-        Self::spawn(command)
+        Self::spawn(command, &[])
     }
 
     /// Starts `binary` with `worker ffn` and `args`; waits until it listens.
@@ -30,7 +30,15 @@ impl Server {
     /// # Panics
     /// When it ends before that.
     pub fn ffn_worker(binary: &str, args: &[&str]) -> Self {
-        Self::worker(binary, "ffn", args)
+        Self::worker(binary, "ffn", args, &[])
+    }
+
+    /// The same with variables in its environment.
+    ///
+    /// # Panics
+    /// As before.
+    pub fn ffn_worker_with(binary: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::worker(binary, "ffn", args, environment)
     }
 
     /// Starts `binary` with `worker attention` and `args`; waits until it listens.
@@ -38,12 +46,12 @@ impl Server {
     /// # Panics
     /// When it ends before that.
     pub fn attention_worker(binary: &str, args: &[&str]) -> Self {
-        Self::worker(binary, "attention", args)
+        Self::worker(binary, "attention", args, &[])
     }
 
-    fn worker(binary: &str, kind: &str, args: &[&str]) -> Self {
+    fn worker(binary: &str, kind: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary);
-        command.args(["worker", kind]).args(args);
+        command.args(["worker", kind]).args(args).envs(environment.iter().copied());
         Self::spawn(command)
     }
 
@@ -55,6 +63,7 @@ impl Server {
         for name in ["HF_ENDPOINT", "HF_TOKEN", "TREAD_MODELS", "RUST_LOG"] {
             command.env_remove(name);
         }
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("tread starts");
         let log = Arc::new(Mutex::new(String::new()));

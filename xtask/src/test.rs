@@ -83,6 +83,9 @@ impl Stage {
                 }
                 tests.env("TREAD_SMOLLM2", machine::smollm2()?);
                 tests.env("TREAD_PYTHON", machine::openai()?).env("TREAD_AI_SDK", machine::ai_sdk()?);
+                if let Some(nixl) = machine::nixl()? {
+                    use_nixl(&mut tests, &nixl)?;
+                }
                 machine::chromium()?;
                 machine::network()?;
                 tests.env("TREAD_AXE", machine::axe()?);
@@ -90,6 +93,14 @@ impl Stage {
             }
         }
     }
+}
+
+/// Has programs find NIXL. No other program has libraries of those names, so the folder may come first.
+fn use_nixl(command: &mut Command, folder: &Path) -> Result<()> {
+    let others = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let folders = [folder.to_owned()].into_iter().chain(env::split_paths(&others));
+    command.env("LD_LIBRARY_PATH", env::join_paths(folders)?).env("NIXL_PLUGIN_DIR", folder.join("plugins"));
+    Ok(())
 }
 
 /// Makes `driver` the only one that the Vulkan loader sees, so that results do not depend on the machine. A choice

@@ -141,10 +141,9 @@ impl Host {
         &self.shared.layout
     }
 
-    /// Bytes of the largest frame either way.
-    pub fn most_bytes(&self) -> usize {
-        let Welcome { shard, max_rows, .. } = self.shared.welcome;
-        frame::most_bytes(&self.shared.layout, shard, max_rows)
+    /// Bytes of the largest frame either way for calls of so many rows.
+    pub fn most_bytes(&self, max_rows: usize) -> usize {
+        frame::most_bytes(&self.shared.layout, self.shared.welcome.shard, max_rows)
     }
 
     /// Says who it is to one who says what it wants.

@@ -179,7 +179,8 @@ pub fn terms(model: &Model, sharding: Sharding, shards: usize, dtype: EdgeDType)
 /// whole. `options` are those of the whole model; `progress` hears of attention's weights.
 ///
 /// # Errors
-/// When a worker does not fit, a shard has none in the time that calls are held, or a device does not take its part.
+/// When a worker does not fit, a shard has none in the time that calls are held, a device does not take its part, or
+/// activations must go by NIXL, which is not there.
 pub async fn load(
     model: &Model,
     attention: &dyn Backend,
@@ -188,6 +189,9 @@ pub async fn load(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Box<dyn Executable>> {
     ensure!(afd.micro_batches > 0, "at least one micro-batch must be in flight");
+    if afd.ffn.has_addresses() {
+        afd.grpc.carrier.nixl().map_err(anyhow::Error::msg)?;
+    }
     let wanted = terms(model, afd.sharding, afd.shards.unwrap_or(0), afd.dtype)?;
     let membership = afd.ffn.membership(Some(&wanted));
     let ways = Ways { devices: Arc::default(), addresses: Arc::new(Grpc::new(afd.grpc.clone())) };

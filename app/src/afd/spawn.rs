@@ -177,7 +177,8 @@ impl Workers {
         let worker = |index: usize| -> Vec<String> {
             let (shard, rows) = (format!("{}/{shards}", index % shards), max_rows.to_string());
             let own = ["--shard".to_owned(), shard, "--max-rows".to_owned(), rows];
-            common.iter().cloned().chain(own).collect()
+            let transport = ["--transport".to_owned(), name(&afd.afd_transport)];
+            common.iter().cloned().chain(own).chain(transport).collect()
         };
         Self::start("ffn", (0..count).map(worker).collect(), None)
     }

@@ -11,6 +11,7 @@ use clap::{ArgGroup, Args};
 use super::etcd::EtcdArgs;
 use super::serve::seconds;
 use super::worker::{EdgeChoice, ShardingChoice};
+use crate::afd::transport::Carrier;
 use crate::afd::{MICRO_BATCHES, Members};
 
 #[derive(Args, Clone, Debug)]
@@ -30,6 +31,9 @@ pub(crate) struct AfdArgs {
     /// The type in which activations cross between attention and FFN; without a pool they are rounded all the same.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) afd_dtype: EdgeChoice,
+    /// What carries activations between attention and FFN workers elsewhere.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) afd_transport: Carrier,
     /// Micro-batches in flight between attention and FFN.
     #[arg(long, default_value_t = MICRO_BATCHES as u32, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) micro_batches: u32,

@@ -16,6 +16,7 @@ use super::serve::seconds;
 use super::{BackendChoice, EngineArgs, MODEL_HELP};
 #[cfg(feature = "cluster")]
 use crate::afd::Place;
+use crate::afd::transport::Carrier;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
@@ -78,6 +79,9 @@ pub(crate) struct FfnWorkerArgs {
     /// The type in which activations cross between attention and FFN.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) afd_dtype: EdgeChoice,
+    /// What carries activations.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) transport: Carrier,
     /// Most rows of a call, and of calls computed together.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub(crate) max_rows: u32,

@@ -18,6 +18,7 @@ use crate::{devices, load, progress};
 pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
     // Before the weights are read, which takes long.
     let security = super::security(&args.worker)?;
+    args.transport.nixl().map_err(anyhow::Error::msg)?;
     let input = Input::read(args.worker.while_stdin);
     #[cfg(feature = "cluster")]
     let etcd = register::etcd(args)?;
@@ -25,7 +26,7 @@ pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
     let name = args.model.as_deref().unwrap_or(crate::embedded::NAME);
     let runtime = super::runtime()?;
     let result = runtime.block_on(async {
-        let served = serve(host.clone(), args.worker.listen, &security).await?;
+        let served = serve(host.clone(), args.worker.listen, &security, args.transport).await?;
         let welcome = host.welcome();
         let name =
             format!("{name}, shard {} of {} on {}", welcome.shard, welcome.terms.shards, welcome.device);

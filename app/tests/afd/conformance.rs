@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tread::afd::hello::{Hello, PROTOCOL, Terms};
 use tread::afd::host::{Host, Setup};
 use tread::afd::pool::{Pool, Static};
-use tread::afd::transport::{Grpc, GrpcOptions, Inproc, Security, Served, Transport, serve};
+use tread::afd::transport::{Carrier, Grpc, GrpcOptions, Inproc, Security, Served, Transport, serve};
 use tread::afd::{Place, shape};
 use tread_core::afd::{Answer, Call, Ffn as _, Layout, LocalFfn, Sharding, Worker, activations};
 use tread_core::config::{ModelConfig, Step3Config};
@@ -177,7 +177,7 @@ impl Kind for OverChannels {
     }
 }
 
-/// By gRPC over loopback.
+/// By gRPC over loopback, activations by what the options say.
 pub(crate) struct OverGrpc {
     pub(crate) runtime: Runtime,
     pub(crate) security: Security,
@@ -187,8 +187,8 @@ pub(crate) struct OverGrpc {
 
 impl Default for OverGrpc {
     fn default() -> Self {
-        let runtime = Runtime::new().unwrap();
-        Self { runtime, security: Security::default(), options: GrpcOptions::default(), served: vec![] }
+        let options = GrpcOptions { carrier: Carrier::Grpc, ..GrpcOptions::default() };
+        Self { runtime: Runtime::new().unwrap(), security: Security::default(), options, served: vec![] }
     }
 }
 
@@ -200,7 +200,8 @@ impl Kind for OverGrpc {
     fn start(&mut self, setup: Setup) -> Place {
         let host = Host::start(setup).unwrap();
         let address = ([127, 0, 0, 1], 0).into();
-        let served = self.runtime.block_on(serve(host, address, &self.security)).unwrap();
+        let served =
+            self.runtime.block_on(serve(host, address, &self.security, self.options.carrier)).unwrap();
         let place = Place::Address(served.address().to_string());
         self.served.push(served);
         place
@@ -225,8 +226,17 @@ fn grpc_conforms_with_certificates_and_tokens() {
     let (certificate, key, token) = (file("cert.pem"), file("key.pem"), Some("secret".to_owned()));
     let mut kind = OverGrpc {
         security: Security { identity: Some((certificate.clone(), key)), token: token.clone() },
-        options: GrpcOptions { ca: Some(certificate), token },
+        options: GrpcOptions { ca: Some(certificate), token, carrier: Carrier::Grpc },
         ..OverGrpc::default()
     };
     check(&mut kind, 2, 2);
+}
+
+#[cfg(all(feature = "cluster", target_os = "linux"))]
+#[test]
+fn nixl_conforms() {
+    for (attention, ffn) in SHAPES {
+        let options = GrpcOptions { carrier: Carrier::Nixl, ..GrpcOptions::default() };
+        check(&mut OverGrpc { options, ..OverGrpc::default() }, attention, ffn);
+    }
 }

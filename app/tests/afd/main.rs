@@ -8,12 +8,16 @@ mod attention_life;
 #[cfg(target_os = "linux")]
 mod clients;
 mod conformance;
+#[cfg(target_os = "linux")]
+mod cycles;
 #[cfg(all(feature = "cluster", target_os = "linux"))]
 mod etcd;
 mod lives;
 mod models;
 #[cfg(target_os = "linux")]
 mod network;
+#[cfg(all(feature = "cluster", target_os = "linux"))]
+mod nixl;
 #[cfg(unix)]
 mod processes;
 mod refusals;

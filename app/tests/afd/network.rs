@@ -105,7 +105,11 @@ fn options(workers: &[&Server]) -> AfdOptions {
     let file = |name| fs::read_to_string(tls(name)).unwrap().trim().to_owned();
     let addresses: Vec<_> = workers.iter().map(|worker| worker.address().to_string()).collect();
     AfdOptions {
-        grpc: GrpcOptions { ca: Some(file("cert.pem")), token: Some(file("token")) },
+        grpc: GrpcOptions {
+            ca: Some(file("cert.pem")),
+            token: Some(file("token")),
+            ..GrpcOptions::default()
+        },
         ..AfdOptions::new(addresses.join(",").parse().unwrap())
     }
 }

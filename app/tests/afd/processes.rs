@@ -9,7 +9,7 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tread::afd::transport::{Grpc, GrpcOptions};
+use tread::afd::transport::{Carrier, Grpc, GrpcOptions};
 use tread::afd::{AfdOptions, Members, Place};
 use tread_core::afd::Sharding;
 use tread_core::graph::EdgeDType;
@@ -19,8 +19,15 @@ use crate::models::{folder, model};
 use crate::refusals::TREAD;
 use crate::streams::{engine, executable, expected, run};
 
-/// A worker of a model's shard. Logs say who attaches.
-fn worker(name: &str, shard: &str, more: &[&str]) -> Server {
+/// What may carry activations between processes.
+pub(crate) const CARRIERS: &[Carrier] = if cfg!(all(feature = "cluster", target_os = "linux")) {
+    &[Carrier::Grpc, Carrier::Nixl]
+} else {
+    &[Carrier::Grpc]
+};
+
+/// A worker of a model's shard that takes activations by any of them.
+pub(crate) fn worker(name: &str, shard: &str, more: &[&str]) -> Server {
     let path = folder(name);
     Server::ffn_worker(
         TREAD,
@@ -36,6 +43,12 @@ pub(crate) fn addresses(workers: &[&Server]) -> String {
 
 fn members(workers: &[&Server]) -> Members {
     addresses(workers).parse().unwrap()
+}
+
+/// These workers, with activations by one way and no other.
+pub(crate) fn over(carrier: Carrier, workers: &[&Server]) -> AfdOptions {
+    let grpc = GrpcOptions { carrier, ..GrpcOptions::default() };
+    AfdOptions { grpc, ..AfdOptions::new(members(workers)) }
 }
 
 /// A file that lists workers.
@@ -75,20 +88,19 @@ fn processes_say_what_one_device_says() {
         for (attention, ffn) in [(1, 1), (2, 1), (1, 2), (3, 2)] {
             let workers: Vec<_> =
                 (0..ffn).map(|shard| worker(name, &format!("{shard}/{ffn}"), &flags)).collect();
-            let afd = AfdOptions {
-                sharding,
-                dtype,
-                ..AfdOptions::new(members(&workers.iter().collect::<Vec<_>>()))
-            };
-            thread::scope(|scope| {
-                for _ in 0..attention {
-                    scope.spawn(|| {
-                        let mut engine = engine(&model, executable(&model, &afd).unwrap());
-                        let found = run(&model, &mut engine, |_| ()).unwrap();
-                        assert_eq!(found, expected, "{name}, {attention}A{ffn}F");
-                    });
-                }
-            });
+            let workers: Vec<_> = workers.iter().collect();
+            for &carrier in CARRIERS {
+                let afd = AfdOptions { sharding, dtype, ..over(carrier, &workers) };
+                thread::scope(|scope| {
+                    for _ in 0..attention {
+                        scope.spawn(|| {
+                            let mut engine = engine(&model, executable(&model, &afd).unwrap());
+                            let found = run(&model, &mut engine, |_| ()).unwrap();
+                            assert_eq!(found, expected, "{name}, {attention}A{ffn}F over {carrier:?}");
+                        });
+                    }
+                });
+            }
         }
     }
 }
@@ -132,25 +144,27 @@ fn devices_that_compute_together_say_what_one_says() {
 fn killed_workers_lose_and_double_nothing() {
     for name in ["nano", "step3-tiny"] {
         let model = model(name);
-        let workers: Vec<_> = (0..4).map(|_| worker(name, "0/1", &[])).collect();
-        let afd = AfdOptions::new(members(&workers.iter().collect::<Vec<_>>()));
         let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
-        let mut engine = engine(&model, executable(&model, &afd).unwrap());
-        let mut killers = vec![];
-        let found = run(&model, &mut engine, |step| {
-            if step % 5 == 3 && step / 5 < 3 {
-                let process = workers[step / 5].id();
-                // Sometimes before the step's first call, sometimes in the midst of its calls.
-                let after = Duration::from_micros(700 * step as u64);
-                killers.push(thread::spawn(move || {
-                    thread::sleep(after);
-                    signal(process, "KILL");
-                }));
-            }
-        });
-        assert_eq!(killers.len(), 3);
-        killers.into_iter().for_each(|killer| killer.join().unwrap());
-        assert_eq!(found.unwrap(), expected, "{name}");
+        for &carrier in CARRIERS {
+            let workers: Vec<_> = (0..4).map(|_| worker(name, "0/1", &[])).collect();
+            let afd = over(carrier, &workers.iter().collect::<Vec<_>>());
+            let mut engine = engine(&model, executable(&model, &afd).unwrap());
+            let mut killers = vec![];
+            let found = run(&model, &mut engine, |step| {
+                if step % 5 == 3 && step / 5 < 3 {
+                    let process = workers[step / 5].id();
+                    // Sometimes before the step's first call, sometimes in the midst of its calls.
+                    let after = Duration::from_micros(700 * step as u64);
+                    killers.push(thread::spawn(move || {
+                        thread::sleep(after);
+                        signal(process, "KILL");
+                    }));
+                }
+            });
+            assert_eq!(killers.len(), 3);
+            killers.into_iter().for_each(|killer| killer.join().unwrap());
+            assert_eq!(found.unwrap(), expected, "{name} over {carrier:?}");
+        }
     }
 }
 
@@ -158,43 +172,47 @@ fn killed_workers_lose_and_double_nothing() {
 #[test]
 fn a_stopped_worker_that_goes_on_corrupts_nothing() {
     let model = model("nano");
-    let [stopped, other] = [0, 1].map(|_| worker("nano", "0/1", &[]));
-    let afd = AfdOptions::new(members(&[&stopped, &other]));
     let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
-    let mut engine = engine(&model, executable(&model, &afd).unwrap());
-    let found = run(&model, &mut engine, |step| match step {
-        4 => stopped.signal("STOP"),
-        8 => stopped.signal("CONT"),
-        // Stopped for so long that its connection is given up.
-        12 => stopped.signal("STOP"),
-        14 => {
-            thread::sleep(Duration::from_secs(4));
-            stopped.signal("CONT");
-        }
-        // What was stopped is all there is.
-        18 => other.signal("KILL"),
-        _ => {}
-    });
-    assert_eq!(found.unwrap(), expected);
+    for &carrier in CARRIERS {
+        let [stopped, other] = [0, 1].map(|_| worker("nano", "0/1", &[]));
+        let afd = over(carrier, &[&stopped, &other]);
+        let mut engine = engine(&model, executable(&model, &afd).unwrap());
+        let found = run(&model, &mut engine, |step| match step {
+            4 => stopped.signal("STOP"),
+            8 => stopped.signal("CONT"),
+            // Stopped for so long that its connection is given up.
+            12 => stopped.signal("STOP"),
+            14 => {
+                thread::sleep(Duration::from_secs(4));
+                stopped.signal("CONT");
+            }
+            // What was stopped is all there is.
+            18 => other.signal("KILL"),
+            _ => {}
+        });
+        assert_eq!(found.unwrap(), expected, "{carrier:?}");
+    }
 }
 
 #[test]
 fn a_worker_that_drains_finishes_and_ends() {
     let model = model("nano");
-    let [mut drained, other] = [0, 1].map(|_| worker("nano", "0/1", &[]));
-    let afd = AfdOptions::new(members(&[&drained, &other]));
     let expected = expected(&model, Sharding::Layers, EdgeDType::F32);
-    let mut engine = engine(&model, executable(&model, &afd).unwrap());
-    let found = run(&model, &mut engine, |step| {
-        if step == 5 {
-            drained.terminate();
-        }
-        if step == 12 {
-            // It ends while the streams go on, and well.
-            assert!(drained.wait().success(), "{}", drained.log());
-        }
-    });
-    assert_eq!(found.unwrap(), expected);
+    for &carrier in CARRIERS {
+        let [mut drained, other] = [0, 1].map(|_| worker("nano", "0/1", &[]));
+        let afd = over(carrier, &[&drained, &other]);
+        let mut engine = engine(&model, executable(&model, &afd).unwrap());
+        let found = run(&model, &mut engine, |step| {
+            if step == 5 {
+                drained.terminate();
+            }
+            if step == 12 {
+                // It ends while the streams go on, and well.
+                assert!(drained.wait().success(), "{}", drained.log());
+            }
+        });
+        assert_eq!(found.unwrap(), expected, "{carrier:?}");
+    }
 }
 
 /// What looks after workers asks whether they serve, and may ask for the end.

@@ -21,7 +21,7 @@ fn options(worker: &Server) -> AfdOptions {
 }
 
 #[track_caller]
-fn refused(name: &str, afd: &AfdOptions, parts: &[&str]) {
+pub(crate) fn refused(name: &str, afd: &AfdOptions, parts: &[&str]) {
     let error = format!("{:#}", executable(&model(name), afd).unwrap_err());
     for part in parts {
         assert!(error.contains(part), "`{part}` is not in: {error}");
@@ -70,7 +70,7 @@ fn who_does_not_know_the_token_is_refused() {
     let worker =
         Server::ffn_worker(TREAD, &["nano", "--backend", "cpu", "--token-file", file.to_str().unwrap()]);
     let with = |token: Option<&str>| {
-        let grpc = GrpcOptions { token: token.map(str::to_owned), ca: None };
+        let grpc = GrpcOptions { token: token.map(str::to_owned), ..GrpcOptions::default() };
         AfdOptions { grpc, ..options(&worker) }
     };
     refused("nano", &with(None), &["asks for a token"]);
@@ -80,7 +80,7 @@ fn who_does_not_know_the_token_is_refused() {
 
 #[test]
 fn a_token_is_not_sent_abroad_in_the_clear() {
-    let grpc = GrpcOptions { token: Some("secret".to_owned()), ca: None };
+    let grpc = GrpcOptions { token: Some("secret".to_owned()), ..GrpcOptions::default() };
     let afd = AfdOptions { grpc, ..AfdOptions::new("192.0.2.1:4000".parse().unwrap()) };
     refused("nano", &afd, &["192.0.2.1:4000", "in the clear", "--worker-ca"]);
 }

@@ -117,9 +117,9 @@ async fn tend(
 }
 
 async fn receive(link: LinkId, place: Place, connection: Connection, events: UnboundedSender<LinkEvent>) {
-    let Connection { welcome, sender, mut receiver } = connection;
+    let Connection { welcome, carrier, sender, mut receiver } = connection;
     let Welcome { shard, incarnation, device, .. } = welcome.clone();
-    tracing::info!(%place, shard, incarnation, device, "an FFN worker joins");
+    tracing::info!(%place, shard, incarnation, device, carrier, "an FFN worker joins");
     let (open, mut closed) = oneshot::channel();
     if events.send(LinkEvent::Up { link, welcome, way: Way { sender, _open: open } }).is_err() {
         return;

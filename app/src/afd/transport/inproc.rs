@@ -52,6 +52,7 @@ impl Transport for Inproc {
         tokio::spawn(forward(peer, posted));
         Ok(Connection {
             welcome,
+            carrier: "channels",
             sender: Box::new(Sender { frames }),
             receiver: Box::new(Receiver { replies }),
         })

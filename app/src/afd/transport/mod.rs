@@ -3,6 +3,7 @@
 
 mod grpc;
 mod inproc;
+mod nixl;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -16,6 +17,34 @@ use super::place::Place;
 pub(crate) use grpc::{Attended, MEET, Token, explain, listen};
 pub use grpc::{Grpc, GrpcOptions, Security, Served, serve};
 pub use inproc::Inproc;
+pub use nixl::missing as missing_nixl;
+
+/// What carries activations to workers at addresses. All else that is said to them goes by gRPC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Carrier {
+    /// NIXL where both sides have it, else gRPC.
+    #[default]
+    Auto,
+    /// Runs anywhere, and is encrypted where there are certificates.
+    Grpc,
+    /// RDMA or shared memory. Not encrypted.
+    Nixl,
+}
+
+impl Carrier {
+    /// Whether this side can use NIXL, and is to.
+    ///
+    /// # Errors
+    /// What it takes, where it must be used and is not there.
+    pub fn nixl(self) -> Result<bool, String> {
+        match (self, missing_nixl()) {
+            (Self::Grpc, _) => Ok(false),
+            (_, None) => Ok(true),
+            (Self::Auto, Some(_)) => Ok(false),
+            (Self::Nixl, Some(why)) => Err(format!("there is no NIXL: {why}")),
+        }
+    }
+}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +88,8 @@ pub trait Transport: Debug + Send + Sync {
 pub struct Connection {
     /// Who it is.
     pub welcome: Welcome,
+    /// What carries activations, for people.
+    pub carrier: &'static str,
     /// The way to it.
     pub sender: Box<dyn SendFrames>,
     /// The way back.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tread_core::afd::Sharding;
 use tread_core::graph::EdgeDType;
 
+use super::nixl::Offer;
 use crate::afd::hello::{Hello, Terms, Welcome};
 
 pub use client::{Grpc, GrpcOptions};
@@ -30,6 +31,15 @@ const WINDOW: u32 = 16 << 20;
 /// Metadata of an attachment: whom it is meant for, and how many calls at a time.
 const INCARNATION: &str = "incarnation";
 const SLOTS: &str = "slots";
+/// And that activations go by NIXL.
+const NIXL: &str = "nixl";
+
+/// Runs what takes a while where no other task waits for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
+}
 
 const SHARDINGS: [Sharding; 2] = [Sharding::Layers, Sharding::Experts];
 const DTYPES: [EdgeDType; 3] = [EdgeDType::F32, EdgeDType::BF16, EdgeDType::F8];
@@ -86,6 +96,8 @@ impl From<&Welcome> for proto::HelloReply {
             incarnation: welcome.incarnation,
             device: welcome.device.clone(),
             weight_bytes: welcome.weight_bytes,
+            // Known to who serves it.
+            nixl_slot_bytes: 0,
         }
     }
 }
@@ -112,5 +124,23 @@ impl TryFrom<proto::HelloReply> for Welcome {
             device: from.device,
             weight_bytes: from.weight_bytes,
         })
+    }
+}
+
+impl From<Offer> for proto::Frame {
+    fn from(offer: Offer) -> Self {
+        let Offer { metadata, address, slot_bytes } = offer;
+        let nixl = proto::NixlOffer { metadata, address: address as u64, slot_bytes: slot_bytes as u64 };
+        Self { nixl: Some(nixl), ..Self::default() }
+    }
+}
+
+impl TryFrom<Option<proto::Frame>> for Offer {
+    type Error = String;
+
+    fn try_from(first: Option<proto::Frame>) -> Result<Self, String> {
+        let offer = first.and_then(|frame| frame.nixl).ok_or("the first frame offers nothing by NIXL")?;
+        let proto::NixlOffer { metadata, address, slot_bytes } = offer;
+        Ok(Self { metadata, address: address as usize, slot_bytes: slot_bytes as usize })
     }
 }

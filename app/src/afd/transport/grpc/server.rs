@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
-use futures_util::{Stream, StreamExt as _};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, future, stream};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
@@ -20,12 +22,15 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tread_core::afd::frame::{Header, Kind};
 
 use super::proto::ffn_server::{Ffn, FfnServer};
 use super::proto::{DrainReply, DrainRequest, Frame, HelloReply, HelloRequest};
-use super::{INCARNATION, KEEPALIVE, KEEPALIVE_TIMEOUT, SLOTS, WINDOW};
+use super::{INCARNATION, KEEPALIVE, KEEPALIVE_TIMEOUT, NIXL, SLOTS, WINDOW, blocking};
 use crate::afd::hello::{Hello, PROTOCOL};
-use crate::afd::host::Host;
+use crate::afd::host::{Host, Peer};
+use crate::afd::transport::nixl::{Arrivals, Link, Offer, Posts};
+use crate::afd::transport::{Carrier, missing_nixl};
 
 /// Bytes of a frame's envelope.
 const ENVELOPE: usize = 64;
@@ -102,11 +107,16 @@ pub struct Served {
 /// Serves an FFN worker on an address until [`Served::drained`] or [`Served::stop`].
 ///
 /// # Errors
-/// When the address cannot be had, or must not be without more security, or the certificate cannot be read.
-pub async fn serve(host: Host, address: SocketAddr, security: &Security) -> Result<Served> {
+/// When the address cannot be had, or must not be without more security, or the certificate cannot be read; when
+/// activations must go by NIXL, which is not there.
+pub async fn serve(host: Host, address: SocketAddr, security: &Security, carrier: Carrier) -> Result<Served> {
+    match carrier.nixl().map_err(anyhow::Error::msg)? {
+        true => tracing::info!("activations go by NIXL where attention has it"),
+        false => tracing::info!(nixl = missing_nixl(), "activations go by gRPC"),
+    }
     let asked = watch::Sender::new(false);
-    let service = FfnServer::new(FfnService { host: host.clone(), asked: asked.clone() })
-        .max_decoding_message_size(host.most_bytes() + ENVELOPE);
+    let service = FfnServer::new(FfnService { host: host.clone(), carrier, asked: asked.clone() })
+        .max_decoding_message_size(host.most_bytes(host.welcome().max_rows) + ENVELOPE);
     listen(service, Arc::new(host), asked, address, security).await
 }
 
@@ -114,7 +124,7 @@ pub async fn serve(host: Host, address: SocketAddr, security: &Security) -> Resu
 /// by `asked` that it was asked to drain.
 ///
 /// # Errors
-/// As [`serve`].
+/// As [`serve`], but for NIXL.
 pub(crate) async fn listen<S>(
     service: S,
     worker: Arc<dyn Attended>,
@@ -214,6 +224,7 @@ impl Served {
 #[derive(Debug)]
 struct FfnService {
     host: Host,
+    carrier: Carrier,
     asked: watch::Sender<bool>,
 }
 
@@ -237,7 +248,9 @@ impl Ffn for FfnService {
         }
         let hello = Hello::try_from(request).map_err(Status::failed_precondition)?;
         let welcome = self.host.meet(&hello).map_err(Status::failed_precondition)?;
-        Ok(Response::new((&welcome).into()))
+        let nixl = self.carrier.nixl().map_err(Status::internal)?;
+        let nixl_slot_bytes = if nixl { self.host.most_bytes(hello.max_rows) as u64 } else { 0 };
+        Ok(Response::new(HelloReply { nixl_slot_bytes, ..(&welcome).into() }))
     }
 
     type AttachStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
@@ -255,22 +268,92 @@ impl Ffn for FfnService {
         if number(INCARNATION)? != self.host.welcome().incarnation {
             return Err(Status::unavailable("the worker was started anew"));
         }
-        let slots = usize::try_from(number(SLOTS)?).unwrap_or(usize::MAX);
-        let (peer, replies) = self.host.attach(slots);
+        let slots = usize::try_from(number(SLOTS)?).unwrap_or(usize::MAX).clamp(1, self.host.welcome().slots);
+        let by_nixl = request.metadata().contains_key(NIXL);
         let mut frames = request.into_inner();
-        tokio::spawn(async move {
-            while let Ok(Some(frame)) = frames.message().await {
-                peer.post(frame.data).await;
+        let link = match (by_nixl, self.carrier) {
+            (true, _) => Some(self.link(frames.message().await?, slots).await.map_err(Status::unavailable)?),
+            (false, Carrier::Auto | Carrier::Grpc) => None,
+            (false, Carrier::Nixl) => {
+                let why = "the worker takes activations by NIXL alone (--transport nixl), and attention has no NIXL or \
+                           does not want it (--afd-transport)";
+                return Err(Status::failed_precondition(why));
             }
-        });
-        let replies = UnboundedReceiverStream::new(replies).map(|data| Ok(Frame { data }));
-        Ok(Response::new(Box::pin(replies)))
+        };
+        let (peer, replies) = self.host.attach(slots);
+        Ok(Response::new(Box::pin(attached(peer, replies, frames, link))))
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
         self.asked.send_replace(true);
         Ok(Response::new(DrainReply {}))
     }
+}
+
+impl Service {
+    /// This side of a link to who offers its slots in the first frame.
+    async fn link(&self, first: Option<Frame>, slots: usize) -> Result<(Offer, Posts, Arrivals), String> {
+        if !self.carrier.nixl()? {
+            return Err("the worker does not offer NIXL".to_owned());
+        }
+        let theirs = Offer::try_from(first)?;
+        let most = self.host.most_bytes(self.host.welcome().max_rows);
+        if theirs.slot_bytes > most {
+            return Err(format!("slots of {} bytes, where no frame has more than {most}", theirs.slot_bytes));
+        }
+        let slot_bytes = theirs.slot_bytes;
+        let link = blocking(move || Link::open(slots, slot_bytes)).await?;
+        let ours = link.offer()?;
+        let (posts, arrivals) = link.join(&theirs)?;
+        Ok((ours, posts, arrivals))
+    }
+}
+
+/// Hands calls in, wherever they come, until either way has ended; returns what goes out by gRPC.
+fn attached(
+    peer: Peer,
+    replies: UnboundedReceiver<Bytes>,
+    mut frames: Streaming<Frame>,
+    link: Option<(Offer, Posts, Arrivals)>,
+) -> impl Stream<Item = Result<Frame, Status>> {
+    let (offer, posts, mut arrivals) = match link {
+        Some((offer, posts, arrivals)) => (Some(offer), Some(posts), arrivals),
+        None => (None, None, Arrivals::NONE),
+    };
+    let (open, closed) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let _open = open;
+        loop {
+            let frame = tokio::select! {
+                frame = frames.message() => match frame {
+                    Ok(Some(frame)) => frame.data,
+                    Ok(None) | Err(_) => return,
+                },
+                frame = arrivals.next() => match frame {
+                    Ok(frame) => frame,
+                    Err(why) => return tracing::debug!(why, "an attention worker is gone"),
+                },
+            };
+            peer.post(frame).await;
+        }
+    });
+    let replies = UnboundedReceiverStream::new(replies).filter_map(move |reply| {
+        let rest = match (&posts, answered_slot(&reply)) {
+            (Some(posts), Some(slot)) => {
+                posts.post(slot, reply);
+                None
+            }
+            _ => Some(Frame { data: reply, nixl: None }),
+        };
+        future::ready(rest)
+    });
+    stream::iter(offer.map(Frame::from)).chain(replies).map(Ok).take_until(closed)
+}
+
+/// Where the answer is awaited, if a frame is one.
+fn answered_slot(reply: &[u8]) -> Option<usize> {
+    let (header, _) = Header::read(reply).ok()?;
+    (header.kind == Kind::Answer).then_some(header.slot as usize)
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
