@@ -56,19 +56,11 @@ impl Stage {
             }
             Self::Clippy => {
                 machine::rust_components()?;
-                start(&mut cargo(&[
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    CLUSTER,
-                    "--",
-                    "-D",
-                    "warnings",
-                ])?)
+                start(&mut cargo(&["clippy", "--workspace", "--all-targets", CLUSTER, "--", "-D", "warnings"])?)
             }
-            Self::Doc => start(
-                cargo(&["doc", "--workspace", CLUSTER, "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"),
-            ),
+            Self::Doc => {
+                start(cargo(&["doc", "--workspace", CLUSTER, "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"))
+            }
             Self::Web => web::build(),
             Self::Test => {
                 let mut tests = cargo(&["test", "--workspace", CLUSTER])?;
