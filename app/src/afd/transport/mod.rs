@@ -22,7 +22,7 @@ pub use nixl::missing as missing_nixl;
 /// What carries activations to workers at addresses. All else that is said to them goes by gRPC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Carrier {
-    /// NIXL where both sides have it, else gRPC.
+    /// gRPC where it is encrypted, else NIXL where both sides have it, else gRPC.
     #[default]
     Auto,
     /// Runs anywhere, and is encrypted where there are certificates.
