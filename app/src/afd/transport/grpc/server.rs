@@ -290,7 +290,7 @@ impl Ffn for FfnService {
     }
 }
 
-impl Service {
+impl FfnService {
     /// This side of a link to who offers its slots in the first frame.
     async fn link(&self, first: Option<Frame>, slots: usize) -> Result<(Offer, Posts, Arrivals), String> {
         if !self.carrier.nixl()? {
