@@ -81,7 +81,8 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     apt_get(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())
 }
 
-/// Installs what is needed to build Tread with the feature `cluster`: the compiler of etcd's interface.
+/// Installs what is needed to build Tread with the feature `cluster`: the compiler of etcd's interface, and what builds the
+/// bindings to NIXL.
 pub(crate) fn cluster() -> Result<()> {
     if !cfg!(target_os = "linux") {
         eprintln!(
@@ -89,7 +90,7 @@ pub(crate) fn cluster() -> Result<()> {
         );
         return Ok(());
     }
-    apt(&["protobuf-compiler", "libprotobuf-dev"])
+    apt(&["protobuf-compiler", "libprotobuf-dev", "g++", "libclang-dev"])
 }
 
 /// Installs etcd. Tests start their own; the one that Debian starts along with the package is not used.
@@ -158,11 +159,6 @@ fn unpack_wheel(name: &str, folder: &Path) -> Result<()> {
         .with_context(|| format!("pip left no wheel in {}", folder.display()))?;
     run(command("python3", ["-m", "zipfile", "-e"]).arg(&wheel).arg(folder))?;
     fs::remove_file(&wheel).with_context(|| format!("cannot remove {}", wheel.display()))
-}
-
-/// Installs what it takes to build the feature `cluster`.
-pub(crate) fn cluster() -> Result<()> {
-    if cfg!(target_os = "linux") { apt(&["g++", "libclang-dev"]) } else { Ok(()) }
 }
 
 /// Fetches NIXL's library and returns its folder, which has the plugins in `plugins`. None where there is none.
