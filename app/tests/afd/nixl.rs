@@ -1,8 +1,6 @@
 //! Who has no NIXL is told what to do about it, or does without. `cargo xtask test` gets it for all other tests.
 
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
 use tread::afd::transport::Carrier;
 use tread::afd::{AfdOptions, Members};
@@ -10,6 +8,7 @@ use tread_core::afd::Sharding;
 use tread_core::graph::EdgeDType;
 use tread_tests::server::Server;
 
+use crate::clients::until;
 use crate::models::model;
 use crate::processes::{over, worker};
 use crate::refusals::{TREAD, refused};
@@ -50,9 +49,7 @@ fn who_does_not_ask_does_without() {
     );
     refused("nano", &over(Carrier::Nixl, &[&without]), &["does not offer NIXL"]);
     // What it logged may be on its way.
-    while !without.log().contains("activations go by gRPC") {
-        thread::sleep(Duration::from_millis(20));
-    }
+    until("the log says why", || without.log().contains("activations go by gRPC"));
     assert!(REMEDY.iter().all(|part| without.log().contains(part)), "{}", without.log());
 }
 

@@ -112,7 +112,10 @@ pub struct Served {
 pub async fn serve(host: Host, address: SocketAddr, security: &Security, carrier: Carrier) -> Result<Served> {
     match carrier.nixl().map_err(anyhow::Error::msg)? {
         true => tracing::info!("activations go by NIXL where attention has it"),
-        false => tracing::info!(nixl = missing_nixl(), "activations go by gRPC"),
+        false => {
+            let nixl = (carrier == Carrier::Auto).then(missing_nixl).flatten();
+            tracing::info!(nixl, "activations go by gRPC");
+        }
     }
     let asked = watch::Sender::new(false);
     let service = FfnServer::new(FfnService { host: host.clone(), carrier, asked: asked.clone() })

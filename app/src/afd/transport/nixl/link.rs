@@ -123,6 +123,9 @@ impl Link {
         if theirs.slot_bytes != self.slot_bytes {
             return Err(format!("slots of {} bytes where {} are", theirs.slot_bytes, self.slot_bytes));
         }
+        if theirs.address.checked_add(self.reads.len() * self.slot_bytes).is_none() {
+            return Err(format!("slots that begin at {:#x} end nowhere", theirs.address));
+        }
         let (arrived, arrivals) = unbounded_channel();
         let name = self.agent.load_remote_md(&theirs.metadata).map_err(failed("the other's metadata"))?;
         self.peer = Peer { name, address: theirs.address, arrived };
