@@ -19,6 +19,7 @@ use crate::afd::Place;
 use crate::afd::transport::Carrier;
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "a process has one")]
 pub(crate) enum WorkerCommand {
     /// Hold a shard of a model's FFNs and compute them for attention workers.
     Ffn(FfnWorkerArgs),
