@@ -211,14 +211,18 @@ fn respond(state: &Mutex<Shared>, request: &Request) -> Response {
     (status, headers, Body::from_stream(parts)).into_response()
 }
 
-fn speak(answer: Answer) -> Response {
-    let pieces = stream::iter(answer.pieces).map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
-    let body = if answer.endless {
+fn speak(Answer { media_type, pieces, endless }: Answer) -> Response {
+    let length = (!endless).then(|| pieces.iter().map(String::len).sum::<usize>());
+    let pieces = stream::iter(pieces).map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
+    let body = if endless {
         Body::from_stream(pieces.chain(stream::pending()))
     } else {
         Body::from_stream(pieces)
     };
-    ([(header::CONTENT_TYPE, answer.media_type)], body).into_response()
+    let mut response = ([(header::CONTENT_TYPE, media_type)], body).into_response();
+    // Who loads a file has to know how long it is.
+    response.headers_mut().extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
+    response
 }
 
 /// The one range that is asked for.

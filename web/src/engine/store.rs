@@ -61,7 +61,8 @@ impl Store {
     pub(super) async fn recipes(&self) -> Result<Vec<Recipe>, Failed> {
         let mut recipes = vec![];
         for name in names(&self.0).await? {
-            let folder = self.folder(&name).await?;
+            // It may be deleted meanwhile, and is not made again by being looked at.
+            let Some(folder) = self.existing(&name).await? else { continue };
             let recipe = folder.read(RECIPE).await?.and_then(|text| serde_json::from_str(&text).ok());
             // A folder that says nothing is left from a crash; it can still be deleted.
             recipes.push(Recipe { name: name.clone(), ..recipe.unwrap_or_default() });
@@ -81,7 +82,7 @@ impl Store {
     pub(super) async fn list(&self) -> Result<Vec<StoredModel>, Failed> {
         let mut models = vec![];
         for recipe in self.recipes().await? {
-            let folder = self.folder(&recipe.name).await?;
+            let Some(folder) = self.existing(&recipe.name).await? else { continue };
             let mut model = StoredModel { name: recipe.name, url: recipe.url, ..StoredModel::default() };
             for file in &recipe.files {
                 if let Some(journal) = folder.journal(&file.name).await? {
