@@ -214,11 +214,8 @@ fn respond(state: &Mutex<Shared>, request: &Request) -> Response {
 fn speak(Answer { media_type, pieces, endless }: Answer) -> Response {
     let length = (!endless).then(|| pieces.iter().map(String::len).sum::<usize>());
     let pieces = stream::iter(pieces).map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
-    let body = if endless {
-        Body::from_stream(pieces.chain(stream::pending()))
-    } else {
-        Body::from_stream(pieces)
-    };
+    let body =
+        if endless { Body::from_stream(pieces.chain(stream::pending())) } else { Body::from_stream(pieces) };
     let mut response = ([(header::CONTENT_TYPE, media_type)], body).into_response();
     // Who loads a file has to know how long it is.
     response.headers_mut().extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
