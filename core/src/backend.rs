@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::afd::PoolStats;
 use crate::graph::Graph;
 use crate::monitor::{OpTime, Pool};
 use crate::tensor::Tensor;
@@ -201,6 +202,8 @@ pub struct Stats {
     pub kv_bytes: u64,
     /// Device memory held by activations and staging.
     pub scratch_bytes: u64,
+    /// How it fares with its FFN pool, where it has one elsewhere.
+    pub pool: PoolStats,
 }
 
 /// The new rows of one sequence.

@@ -5,6 +5,7 @@ mod watch;
 
 use serde::{Deserialize, Serialize};
 
+use crate::afd::PoolStats;
 use crate::graph::Side;
 
 pub use watch::{Monitor, TokenTime};
@@ -136,6 +137,8 @@ pub struct Standing {
     pub kv_bytes: u64,
     /// Device memory held by activations and staging.
     pub scratch_bytes: u64,
+    /// How it fares with its FFN pool, where it has one elsewhere.
+    pub pool: PoolStats,
 }
 
 impl Standing {
@@ -148,6 +151,7 @@ impl Standing {
             preemptions: self.preemptions,
             prompt_tokens: self.prompt_tokens,
             generation_tokens: self.generation_tokens,
+            pool: self.pool.counted(),
             ..Self::default()
         }
     }
@@ -168,6 +172,7 @@ impl std::iter::Sum for Standing {
             weight_bytes: a.weight_bytes + b.weight_bytes,
             kv_bytes: a.kv_bytes + b.kv_bytes,
             scratch_bytes: a.scratch_bytes + b.scratch_bytes,
+            pool: a.pool + b.pool,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tread_core::afd::Sharding;
 use tread_core::graph::EdgeDType;
@@ -15,7 +16,7 @@ use crate::afd::hello::{fingerprint, hex};
 pub(crate) const PROTOCOL: u32 = 1;
 
 /// What a server and its attention workers must agree on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Terms {
     /// See [`PROTOCOL`].
     pub(crate) protocol: u32,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use serde_json::Value;
 
-use super::{Cli, Command, WorkerCommand};
+use super::{Cli, Command, FfnWorkerArgs, WorkerCommand};
 
 /// The documents of all files, by file.
 fn manifests() -> Vec<(String, Value)> {
@@ -52,13 +52,17 @@ fn before_stop(pod: &Value) -> u64 {
 
 #[test]
 fn command_lines_are_understood_and_there_is_time_to_drain() {
-    let (mut shards, mut servers) = (BTreeSet::new(), 0);
+    let (mut shards, mut attention, mut servers) = (BTreeSet::new(), 0, 0);
     for (name, document, cli) in pods() {
         let pod = &document["spec"]["template"]["spec"];
         let drain = match cli.command {
             Some(Command::Worker(WorkerCommand::Ffn(args))) => {
                 assert_eq!(document["metadata"]["name"], format!("ffn-{}", args.shard.shard), "{name}");
                 shards.insert((args.shard.of, args.shard.shard));
+                args.worker.drain_timeout
+            }
+            Some(Command::Worker(WorkerCommand::Attention(args))) => {
+                attention += 1;
                 args.worker.drain_timeout
             }
             Some(Command::Serve(args)) => {
@@ -71,7 +75,7 @@ fn command_lines_are_understood_and_there_is_time_to_drain() {
         let needed = drain + Duration::from_secs(before_stop(pod));
         assert!(grace > needed, "{name}: ends after {grace:?}, but needs {needed:?}");
     }
-    assert_eq!(servers, 1);
+    assert_eq!((attention, servers), (1, 1));
     let of = shards.first().unwrap().0;
     assert_eq!(
         shards,
@@ -80,23 +84,27 @@ fn command_lines_are_understood_and_there_is_time_to_drain() {
     );
 }
 
-/// Both pools must mean the same, and look at the same place.
+/// All must mean the same, and look at the same place.
 #[test]
 fn pools_agree() {
-    let mut terms = BTreeSet::new();
+    let (mut terms, mut engines) = (BTreeSet::new(), BTreeSet::new());
     for (_, _, cli) in pods() {
-        terms.insert(match cli.command {
+        let (model, engine) = match cli.command {
             Some(Command::Worker(WorkerCommand::Ffn(args))) => {
-                format!("{:?} {:?} {:?} {:?}", args.model, args.sharding, args.afd_dtype, args.etcd)
+                let FfnWorkerArgs { model, sharding, afd_dtype, etcd, .. } = args;
+                terms.insert(format!("{model:?} {sharding:?} {afd_dtype:?} {etcd:?}"));
+                continue;
             }
-            Some(Command::Serve(args)) => {
-                let afd = args.engine.device.afd;
-                format!("{:?} {:?} {:?} {:?}", args.model, afd.sharding, afd.afd_dtype, afd.etcd)
-            }
+            Some(Command::Worker(WorkerCommand::Attention(args))) => (args.model, args.engine),
+            Some(Command::Serve(args)) => (args.model, args.engine),
             other => panic!("{other:?}"),
-        });
+        };
+        let device = engine.device;
+        let afd = device.afd;
+        terms.insert(format!("{model:?} {:?} {:?} {:?}", afd.sharding, afd.afd_dtype, afd.etcd));
+        engines.insert(format!("{:?} {:?} {}", device.kv, device.context, engine.max_sequences));
     }
-    assert_eq!(terms.len(), 1, "{terms:?}");
+    assert_eq!((terms.len(), engines.len()), (1, 1), "{terms:?} {engines:?}");
 }
 
 #[test]

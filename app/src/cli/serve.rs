@@ -1,12 +1,41 @@
 //! Arguments of `tread serve`.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
+#[cfg(feature = "cluster")]
+use anyhow::Context as _;
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::{DeviceArgs, MODEL_HELP, PoolSizes};
 use crate::afd::Members;
+
+/// Where a server's engines are.
+#[derive(Clone, Debug)]
+pub(crate) enum AttentionPool {
+    /// As the list says.
+    Listed(Members),
+    /// Wherever etcd says.
+    #[cfg(feature = "cluster")]
+    Registered,
+}
+
+impl FromStr for AttentionPool {
+    type Err = String;
+
+    /// `etcd`, else as [`Members`].
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            #[cfg(feature = "cluster")]
+            "etcd" => Ok(Self::Registered),
+            #[cfg(not(feature = "cluster"))]
+            "etcd" => Err("this program was built without --features cluster".to_owned()),
+            text => text.parse().map(Self::Listed),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -64,9 +93,10 @@ pub(crate) struct ServeArgs {
     pub(crate) engine: EngineArgs,
     /// What computes different requests at the same time, each with a KV cache of its own (data-parallel attention): devices
     /// of this process (cpu, wgpu, wgpu:ADAPTER) and addresses of `tread worker attention`, as wgpu:0,wgpu:1 or
-    /// node-3:5000,node-4:5000; or @FILE with one address a line [default: one device, as --backend says].
+    /// node-3:5000,node-4:5000; or @FILE with one address a line; or etcd, for the attention workers that are registered in
+    /// --etcd [default: one device, as --backend says].
     #[arg(long, value_name = "PLACES", conflicts_with_all = ["backend", "adapter"], help_heading = "Attention and FFN apart")]
-    pub(crate) attention: Option<Members>,
+    pub(crate) attention: Option<AttentionPool>,
     /// Both pools on this machine, as 2A2F: so many attention workers and so many FFN workers as processes of their own,
     /// which are started again when they end.
     #[arg(long, value_name = "POOLS", conflicts_with_all = ["attention", "pool", "worker_ca", "worker_token_file"], help_heading = "Attention and FFN apart")]
@@ -92,6 +122,24 @@ pub(crate) struct ServeArgs {
     /// OpenTelemetry collector to which traces are sent over HTTP, such as http://localhost:4318 [default: none].
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub(crate) otlp_endpoint: Option<String>,
+}
+
+impl ServeArgs {
+    /// Where engines are that are not as --backend says.
+    ///
+    /// # Errors
+    /// When what is said of etcd cannot be used.
+    pub(crate) fn attention(&self) -> Result<Option<Members>> {
+        match &self.attention {
+            None => Ok(None),
+            Some(AttentionPool::Listed(members)) => Ok(Some(members.clone())),
+            #[cfg(feature = "cluster")]
+            Some(AttentionPool::Registered) => {
+                let etcd = self.engine.device.afd.etcd.etcd()?;
+                Ok(Some(Members::Etcd(etcd.context("--attention etcd needs --etcd, which says where that is")?)))
+            }
+        }
+    }
 }
 
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {

@@ -23,7 +23,7 @@ use crate::afd::transport::Carrier;
 pub(crate) enum WorkerCommand {
     /// Hold a shard of a model's FFNs and compute them for attention workers.
     Ffn(FfnWorkerArgs),
-    /// Be an engine (attention, KV cache, sampling) for servers that are told of it by --attention.
+    /// Be an engine (attention, KV cache, sampling) for servers, which are told of it by --attention.
     Attention(AttentionWorkerArgs),
 }
 
@@ -101,10 +101,6 @@ pub(crate) struct FfnWorkerArgs {
     pub(crate) adapter: Option<Selector>,
     #[command(flatten)]
     pub(crate) worker: WorkerArgs,
-    /// Address at which attention reaches this worker, registered in etcd [default: where it listens].
-    #[cfg(feature = "cluster")]
-    #[arg(long, value_name = "HOST:PORT", requires = "etcd", value_parser = address)]
-    pub(crate) advertise: Option<String>,
     #[cfg(feature = "cluster")]
     #[command(flatten)]
     pub(crate) etcd: EtcdArgs,
@@ -136,6 +132,10 @@ pub(crate) struct WorkerArgs {
     /// File with the token that those who use the worker must know.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Address at which others reach this worker, registered in etcd [default: where it listens].
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "HOST:PORT", requires = "etcd", value_parser = address)]
+    pub(crate) advertise: Option<String>,
     /// End when standard input does: so that a worker does not outlive who started it.
     #[arg(long, hide = true)]
     pub(crate) while_stdin: bool,

@@ -47,6 +47,10 @@ pub(super) struct Live {
     weight_bytes: Gauge,
     kv_bytes: Gauge,
     scratch_bytes: Gauge,
+    ffn_connections: Gauge,
+    ffn_calls: Counter,
+    ffn_resent: Counter,
+    ffn_dropped: Counter,
     pub(super) device_lost: Counter,
     pub(super) prompt_tokens: Counter,
     pub(super) generation_tokens: Counter,
@@ -148,6 +152,10 @@ impl Metrics {
         live.weight_bytes.set(standing.weight_bytes as f64);
         live.kv_bytes.set(standing.kv_bytes as f64);
         live.scratch_bytes.set(standing.scratch_bytes as f64);
+        live.ffn_connections.set(standing.pool.workers as f64);
+        live.ffn_calls.absolute(standing.pool.calls);
+        live.ffn_resent.absolute(standing.pool.resent);
+        live.ffn_dropped.absolute(standing.pool.dropped);
     }
 }
 
@@ -170,6 +178,10 @@ impl Live {
             weight_bytes: bytes("weights"),
             kv_bytes: bytes("kv"),
             scratch_bytes: bytes("scratch"),
+            ffn_connections: gauge!("tread_ffn_connections"),
+            ffn_calls: counter!("tread_ffn_calls_total"),
+            ffn_resent: counter!("tread_ffn_calls_resent_total"),
+            ffn_dropped: counter!("tread_ffn_answers_dropped_total"),
             device_lost: counter!("tread_device_lost_total"),
             prompt_tokens: counter!("vllm:prompt_tokens_total"),
             generation_tokens: counter!("vllm:generation_tokens_total"),
@@ -193,6 +205,7 @@ fn describe() {
         ("vllm:kv_cache_usage_perc", "Part of the KV cache that running sequences hold; 1 is all."),
         ("tread_step_dispatches", "Kernel launches of the last step."),
         ("tread_device_bytes", "Device memory, by what it is for."),
+        ("tread_ffn_connections", "Connections of engines to FFN workers."),
     ] {
         describe_gauge!(name, about);
     }
@@ -204,6 +217,9 @@ fn describe() {
         ("vllm:generation_tokens_total", "Tokens chosen."),
         ("vllm:request_success_total", "Sequences that ended, by reason."),
         ("tread_device_lost_total", "Times the device failed."),
+        ("tread_ffn_calls_total", "Calls to FFN workers."),
+        ("tread_ffn_calls_resent_total", "Calls sent once more because a worker was late, gone, or refused."),
+        ("tread_ffn_answers_dropped_total", "Answers of FFN workers that nobody waited for any more."),
         ("tread_requests_rejected_total", "Requests refused before they were computed, by reason."),
         ("http_requests_total", "HTTP requests answered."),
     ] {

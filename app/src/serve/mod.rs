@@ -65,14 +65,15 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         tracing::warn!(address = %options.address, "others can reach this server, and it asks for no --api-key");
     }
     let model = Arc::new(model);
-    let mut args = args.clone();
     // Ended behind the server, which needs them to the last.
     let pools = args.afd.map(|sizes| Pools::start(args.model.as_deref(), &args.engine, sizes)).transpose()?;
-    if let Some(pools) = &pools {
-        args.attention = Some(pools.attention());
-    }
-    let options = ServerOptions { attention: workers(&args)?, ..options };
-    let server = Server::start(Arc::clone(&model), engines(&model, &args), options)?;
+    let attention = match &pools {
+        Some(pools) => Some(pools.attention()),
+        None => args.attention()?,
+    };
+    let engines = engines(&model, args, attention.as_ref());
+    let options = ServerOptions { attention: workers(args, attention)?, ..options };
+    let server = Server::start(Arc::clone(&model), engines, options)?;
     server.stop_on_signals()?;
     if let Some(device) = server.loaded() {
         let name = server.app.model_name();
@@ -85,7 +86,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
 }
 
 /// How to open the device of each engine of this process.
-fn engines(model: &Arc<Model>, args: &ServeArgs) -> Vec<OpenDevice> {
+fn engines(model: &Arc<Model>, args: &ServeArgs, attention: Option<&Members>) -> Vec<OpenDevice> {
     let open = |place: Option<String>| -> OpenDevice {
         let (model, args) = (Arc::clone(model), args.engine.device.clone());
         Box::new(move || match &place {
@@ -93,16 +94,16 @@ fn engines(model: &Arc<Model>, args: &ServeArgs) -> Vec<OpenDevice> {
             Some(name) => devices::apart(&model, devices::open_named(name)?, &args.afd),
         })
     };
-    match &args.attention {
+    match attention {
         None => vec![open(None)],
         Some(members) => members.devices().iter().map(|device| open(Some(device.to_string()))).collect(),
     }
 }
 
 /// The engines that are processes of their own.
-fn workers(args: &ServeArgs) -> Result<Option<AttentionWorkers>> {
+fn workers(args: &ServeArgs, attention: Option<Members>) -> Result<Option<AttentionWorkers>> {
     let afd = &args.engine.device.afd;
-    let Some(members) = args.attention.clone().filter(Members::has_addresses) else { return Ok(None) };
+    let Some(members) = attention.filter(Members::has_addresses) else { return Ok(None) };
     let edges = (afd.sharding.into(), afd.afd_dtype.into());
     Ok(Some(AttentionWorkers { members, grpc: devices::grpc(afd)?, edges }))
 }

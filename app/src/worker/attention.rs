@@ -5,6 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 
 use super::input::Input;
+#[cfg(feature = "cluster")]
+use super::register;
 use crate::afd::Members;
 use crate::attention::Limits;
 use crate::attention::desk::Desk;
@@ -19,6 +21,8 @@ pub(crate) fn attention(args: &AttentionWorkerArgs) -> Result<()> {
     // Before the weights are read, which takes long.
     let security = super::security(&args.worker)?;
     let mut engine = args.engine.clone();
+    #[cfg(feature = "cluster")]
+    let etcd = register::etcd(&engine.device.afd.etcd, &args.worker)?;
     let lists = engine.device.afd.ffn.as_ref().is_some_and(Members::is_input);
     let input = Input::read(args.worker.while_stdin || lists);
     if lists {
@@ -43,7 +47,15 @@ pub(crate) fn attention(args: &AttentionWorkerArgs) -> Result<()> {
         };
         let served = serve(desk.clone(), args.worker.listen, &security).await?;
         let name = format!("{name}, attention on {}", desk.device());
-        super::run(&args.worker, &served, &name, &security, orphaned, async {}).await
+        #[cfg(feature = "cluster")]
+        let registered = etcd.map(|etcd| register::attention(etcd, &args.worker, desk, served.address()));
+        let leave = async {
+            #[cfg(feature = "cluster")]
+            if let Some(registered) = registered {
+                registered.withdraw().await;
+            }
+        };
+        super::run(&args.worker, &served, &name, &security, orphaned, leave).await
     });
     runtime.shutdown_background();
     result

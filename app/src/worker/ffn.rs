@@ -21,7 +21,7 @@ pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
     args.transport.nixl().map_err(anyhow::Error::msg)?;
     let input = Input::read(args.worker.while_stdin);
     #[cfg(feature = "cluster")]
-    let etcd = register::etcd(args)?;
+    let etcd = register::etcd(&args.etcd, &args.worker)?;
     let host = host(args)?;
     let name = args.model.as_deref().unwrap_or(crate::embedded::NAME);
     let runtime = super::runtime()?;
@@ -31,7 +31,7 @@ pub(crate) fn ffn(args: &FfnWorkerArgs) -> Result<()> {
         let name =
             format!("{name}, shard {} of {} on {}", welcome.shard, welcome.terms.shards, welcome.device);
         #[cfg(feature = "cluster")]
-        let registered = etcd.map(|etcd| register::announce(etcd, args, &host, served.address()));
+        let registered = etcd.map(|etcd| register::ffn(etcd, &args.worker, host.clone(), served.address()));
         let leave = async {
             #[cfg(feature = "cluster")]
             if let Some(registered) = registered {

@@ -140,6 +140,9 @@ fn what_workers_do_is_seen() {
     assert_eq!(metric("vllm:generation_tokens_total"), 1024.0);
     assert_eq!(metric("vllm:num_requests_running"), 0.0);
     assert!(metric("tread_device_bytes") > 0.0);
+    assert_eq!(metric("tread_ffn_connections"), 4.0, "two engines, two workers");
+    let calls = metric("tread_ffn_calls_total");
+    assert!(calls > 0.0 && metric("tread_ffn_calls_resent_total") < calls);
     // Counters do not forget those who are gone.
     let before = metric("vllm:prefix_cache_queries_total");
     assert!(before > 0.0);
@@ -147,6 +150,8 @@ fn what_workers_do_is_seen() {
     until("the loss is seen", || server.log().contains("an attention worker is gone"));
     post(&server, "/v1/completions", &json!({"prompt": "Once", "max_tokens": 1}));
     assert!(metric("vllm:prefix_cache_queries_total") >= before);
+    assert!(metric("tread_ffn_calls_total") > calls);
+    assert_eq!(metric("tread_ffn_connections"), 2.0);
 }
 
 /// The server's message when it does not start, or the worker's.

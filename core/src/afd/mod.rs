@@ -18,6 +18,8 @@ pub use shards::{Layout, Shard, Sharding};
 pub use tensor_parallel::TensorParallel;
 pub use worker::{Outputs, Worker};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Result;
 use crate::backend::LocalFuture;
 
@@ -68,4 +70,43 @@ pub trait Ffn: std::fmt::Debug {
 
     /// The pool for people, and the bytes of its weights.
     fn describe(&self) -> (String, u64);
+
+    /// How it fares; all 0 where nothing can go wrong.
+    fn stats(&self) -> PoolStats {
+        PoolStats::default()
+    }
+}
+
+/// How an engine fares with its FFN pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolStats {
+    /// Workers that it has a connection to.
+    pub workers: usize,
+    /// Calls sent to workers, one for each shard that was wanted, since the start.
+    pub calls: u64,
+    /// Of these, sent once more because a worker was late, gone, or refused.
+    pub resent: u64,
+    /// Answers that nobody waited for any more.
+    pub dropped: u64,
+}
+
+impl PoolStats {
+    /// What it counted: what stays when the pool has gone.
+    #[must_use]
+    pub fn counted(self) -> Self {
+        Self { workers: 0, ..self }
+    }
+}
+
+impl std::ops::Add for PoolStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            workers: self.workers + other.workers,
+            calls: self.calls + other.calls,
+            resent: self.resent + other.resent,
+            dropped: self.dropped + other.dropped,
+        }
+    }
 }

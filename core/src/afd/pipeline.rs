@@ -196,6 +196,7 @@ impl Executable for Pipeline {
         Stats {
             dispatches: self.results.dispatches,
             weight_bytes: own.weight_bytes + self.ffn.describe().1,
+            pool: self.ffn.stats(),
             ..own
         }
     }

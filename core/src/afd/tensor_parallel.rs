@@ -151,6 +151,7 @@ impl Executable for Together {
             weight_bytes: sum(|stats| stats.weight_bytes),
             kv_bytes: sum(|stats| stats.kv_bytes),
             scratch_bytes: sum(|stats| stats.scratch_bytes),
+            ..Stats::default()
         }
     }
 

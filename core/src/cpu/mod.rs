@@ -290,6 +290,7 @@ impl Executable for CpuExecutable {
             weight_bytes: self.weights.iter().map(Tensor::bytes).sum(),
             kv_bytes: self.kv.iter().map(KvCache::bytes).sum(),
             scratch_bytes: (activations.sum::<usize>() * size_of::<f32>()) as u64,
+            ..Stats::default()
         }
     }
 

@@ -20,6 +20,7 @@ pub use request::{
     Begun, Delta, EngineStats, Event, Finish, Generate, PromptLogprobs, Request, RequestId, StepReport, Task,
 };
 
+use crate::afd::PoolStats;
 use crate::backend::{BLOCK_SIZE, Executable};
 use crate::model::Model;
 use crate::monitor::SequenceRows;
@@ -51,6 +52,8 @@ pub struct Engine {
     unfinished: HashMap<RequestId, usize>,
     prefix_queries: u64,
     prefix_hits: u64,
+    /// What executables before this one counted.
+    pool: PoolStats,
     last_step: StepReport,
 }
 
@@ -74,6 +77,7 @@ impl Engine {
             unfinished: HashMap::new(),
             prefix_queries: 0,
             prefix_hits: 0,
+            pool: PoolStats::default(),
             last_step: StepReport::default(),
         }
     }
@@ -175,6 +179,7 @@ impl Engine {
     /// again from its tokens, and continues as if nothing had happened.
     pub fn recover(&mut self, executable: Box<dyn Executable>) {
         self.scheduler.restart(executable.options(), self.options.prefix_cache);
+        self.pool = self.pool + self.runner.executable.stats().pool.counted();
         self.runner = Runner::new(executable);
     }
 
@@ -199,6 +204,7 @@ impl Engine {
             prefix_queries: self.prefix_queries,
             prefix_hits: self.prefix_hits,
             preemptions: *preemptions,
+            pool: self.pool + self.runner.executable.stats().pool,
         }
     }
 

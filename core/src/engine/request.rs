@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::afd::PoolStats;
 use crate::grammar::Grammar;
 use crate::monitor::{OpTime, SequenceRows};
 use crate::sampling::{SamplingParams, TokenLogprob};
@@ -197,4 +198,6 @@ pub struct EngineStats {
     pub prefix_hits: u64,
     /// Sequences that lost their blocks and were computed again.
     pub preemptions: u64,
+    /// How it fares with its FFN pool, where it has one elsewhere.
+    pub pool: PoolStats,
 }

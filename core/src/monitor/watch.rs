@@ -114,6 +114,7 @@ impl Monitor {
             weight_bytes: device.weight_bytes,
             kv_bytes: device.kv_bytes,
             scratch_bytes: device.scratch_bytes,
+            pool: stats.pool,
         }
     }
 }

@@ -137,7 +137,8 @@ impl Driver {
         let weight_bytes = shards.values().map(|welcome| welcome.weight_bytes).sum();
         let why = self.failures.values().cloned().collect::<Vec<_>>().join("; ");
         let missing_names = missing.iter().map(|&shard| self.recovery.name(shard)).collect();
-        self.workers.set(Pooled { count: self.ways.len(), weight_bytes, missing: missing_names, why });
+        let (count, stats) = (self.ways.len(), self.recovery.stats());
+        self.workers.set(Pooled { count, weight_bytes, missing: missing_names, why, stats });
         if missing.is_empty()
             && let Some(ready) = self.ready.take()
         {

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tread_core::Error;
-use tread_core::afd::{Answer, Call, Ffn, Layout};
+use tread_core::afd::{Answer, Call, Ffn, Layout, PoolStats};
 use tread_core::backend::LocalFuture;
 
 use super::hello::{Hello, Welcome};
@@ -57,6 +57,7 @@ struct Pooled {
     weight_bytes: u64,
     missing: Vec<String>,
     why: String,
+    stats: PoolStats,
 }
 
 impl Workers {
@@ -217,6 +218,10 @@ impl Ffn for Pool {
         let lacking =
             if missing.is_empty() { String::new() } else { format!(", none for {}", missing.join(" and ")) };
         (format!("{count} FFN workers{lacking}"), weight_bytes)
+    }
+
+    fn stats(&self) -> PoolStats {
+        self.workers.get().stats
     }
 }
 

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tread_core::afd::PoolStats;
 use tread_core::afd::frame::Header;
 
 /// How long things may take.
@@ -85,6 +86,7 @@ pub(crate) struct Recovery {
     links: BTreeMap<LinkId, Link>,
     parts: BTreeMap<(CallKey, usize), Part>,
     actions: Vec<Action>,
+    stats: PoolStats,
 }
 
 #[derive(Debug)]
@@ -111,13 +113,27 @@ struct Flight {
 #[derive(Debug)]
 struct Part {
     since: Duration,
+    asked: bool,
     refused_by: Vec<LinkId>,
     refusal: String,
 }
 
 impl Recovery {
     pub(crate) fn new(shards: usize, patience: Patience) -> Self {
-        Self { patience, shards, epoch: 0, links: BTreeMap::new(), parts: BTreeMap::new(), actions: vec![] }
+        Self {
+            patience,
+            shards,
+            epoch: 0,
+            links: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            actions: vec![],
+            stats: PoolStats::default(),
+        }
+    }
+
+    /// How it fares.
+    pub(crate) fn stats(&self) -> PoolStats {
+        PoolStats { workers: self.links.len(), ..self.stats }
     }
 
     /// What is to be done since the last time.
@@ -170,14 +186,18 @@ impl Recovery {
     pub(crate) fn post(&mut self, now: Duration, key: CallKey, shards: &[usize]) {
         self.parts.retain(|(old, _), _| old.step == key.step);
         for &shard in shards {
-            self.parts.insert((key, shard), Part { since: now, refused_by: vec![], refusal: String::new() });
+            let part = Part { since: now, asked: false, refused_by: vec![], refusal: String::new() };
+            self.parts.insert((key, shard), part);
         }
         self.dispatch(now);
     }
 
     /// A worker has answered.
     pub(crate) fn answered(&mut self, now: Duration, id: LinkId, header: &Header) -> Verdict {
-        let Some((flight, shard)) = self.land(id, header) else { return Verdict::Dropped };
+        let Some((flight, shard)) = self.land(id, header) else {
+            self.stats.dropped += 1;
+            return Verdict::Dropped;
+        };
         if let Some(link) = self.links.get_mut(&id) {
             let took = now.saturating_sub(flight.posted);
             link.average = Some(link.average.map_or(took, |a| a.mul_f64(1.0 - EWMA) + took.mul_f64(EWMA)));
@@ -189,6 +209,7 @@ impl Recovery {
         self.let_go(id);
         self.dispatch(now);
         if !taken {
+            self.stats.dropped += 1;
             return Verdict::Dropped;
         }
         let last = !self.parts.keys().any(|(key, _)| *key == flight.key);
@@ -326,6 +347,10 @@ impl Recovery {
         // Who is suspected is not suspected again, but its answer is welcome.
         let deadline = (!link.suspect).then_some(now + wait);
         link.slots[slot] = Some(Flight { key, epoch, posted: now, deadline });
+        self.stats.calls += 1;
+        if let Some(part) = self.parts.get_mut(&(key, link.shard)) {
+            self.stats.resent += u64::from(std::mem::replace(&mut part.asked, true));
+        }
         let incarnation = link.incarnation;
         self.actions.push(Action::Send { link: id, slot, key, epoch, incarnation });
     }

@@ -10,7 +10,7 @@ use tread_core::model::Model;
 
 use super::front::{Front, Orders};
 use super::route::Engines;
-use crate::afd::Place;
+use crate::afd::{self, Place};
 use crate::afd::pool::{pause, random};
 use crate::afd::transport::ConnectError;
 use crate::attention::grpc::{Client, Connection};
@@ -29,8 +29,10 @@ pub(super) fn start(
 ) -> Result<()> {
     let terms = Terms::new(model, limits, workers.edges)?;
     let client = Arc::new(Client::new(workers.grpc.clone(), terms));
-    let mut places = workers.members.membership(None).watch()?;
-    let mut members = Members { client, engines: Arc::clone(engines), listed: HashMap::new() };
+    let membership = workers.members.membership(None);
+    let mut places = membership.watch()?;
+    let is_final = matches!(workers.members, afd::Members::Places(_));
+    let mut members = Members { client, engines: Arc::clone(engines), is_final, listed: HashMap::new() };
     // Whoever waits until the model is loaded waits for these.
     members.take(&places.borrow_and_update(), &Status::Loading);
     tokio::spawn(async move {
@@ -40,7 +42,7 @@ pub(super) fn start(
         }
         // The list is final, but those on it are looked after.
         std::future::pending::<()>().await;
-        drop(members);
+        drop((membership, members));
     });
     Ok(())
 }
@@ -49,6 +51,8 @@ pub(super) fn start(
 struct Members {
     client: Arc<Client>,
     engines: Arc<Engines>,
+    /// Whether the list stays as it is.
+    is_final: bool,
     /// What each has for as long as it is on the list.
     listed: HashMap<Place, watch::Sender<()>>,
 }
@@ -66,6 +70,7 @@ impl Members {
                     client: Arc::clone(&self.client),
                     front: self.engines.add(new.clone()),
                     engines: Arc::clone(&self.engines),
+                    is_final: self.is_final,
                     unlisted,
                 };
                 tokio::spawn(worker.tend());
@@ -81,6 +86,7 @@ struct Worker {
     client: Arc<Client>,
     front: Arc<Front>,
     engines: Arc<Engines>,
+    is_final: bool,
     /// Closed when it is not listed any more.
     unlisted: watch::Receiver<()>,
 }
@@ -152,8 +158,8 @@ impl Worker {
 
     /// It was not to be had.
     fn fail(&self, error: &ConnectError, failures: u32, met: bool) {
-        // What never was is not waited for, if it is there and does not fit.
-        let refused = matches!(error, ConnectError::Refused { .. });
+        // What never was is not waited for, if it is there and does not fit, and no other one can come in its place.
+        let refused = self.is_final && matches!(error, ConnectError::Refused { .. });
         if failures == 1 {
             tracing::warn!(%error, "no attention worker");
         } else {

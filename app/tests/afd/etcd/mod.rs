@@ -1,5 +1,6 @@
 //! Membership in etcd: real etcd, real workers. Only where etcd can be installed.
 
+mod attention;
 mod cluster;
 mod coordinators;
 mod refusals;

@@ -97,5 +97,7 @@ fn flags_that_make_no_sense_are_refused() {
     let key = super::cluster::tls("key.pem");
     let [cert, key] = [&tls, &key].map(|path| path.to_str().unwrap());
     let everywhere = ["--listen", "0.0.0.0:0", "--tls-cert", cert, "--tls-key", key, "--token-file", cert];
-    fails(&[&["worker", "ffn", "nano", "--etcd", &url], &everywhere[..]].concat(), &["--advertise"]);
+    for kind in ["ffn", "attention"] {
+        fails(&[&["worker", kind, "nano", "--etcd", &url], &everywhere[..]].concat(), &["--advertise"]);
+    }
 }

@@ -65,6 +65,7 @@ fn a_call_is_answered_when_all_its_shards_have_answered() {
     assert_eq!(answer(&mut pool, MS, &actions[0]), LAST);
     // Nothing is taken twice.
     assert_eq!(answer(&mut pool, MS, &actions[0]), Verdict::Dropped);
+    assert_eq!(pool.stats(), PoolStats { workers: 2, calls: 2, resent: 0, dropped: 1 });
     assert_eq!(pool.next_tick(), None);
 }
 
@@ -92,6 +93,7 @@ fn what_a_dead_worker_was_asked_is_asked_of_the_next() {
     assert_ne!(reply(&first).1.epoch, reply(&second).1.epoch);
     assert_eq!(answer(&mut pool, MS, &first), Verdict::Dropped);
     assert_eq!(answer(&mut pool, MS, &second), LAST);
+    assert_eq!(pool.stats(), PoolStats { workers: 1, calls: 2, resent: 1, dropped: 1 });
 }
 
 #[test]
@@ -163,6 +165,7 @@ fn of_two_late_answers_the_first_is_taken() {
     assert_eq!(pool.actions(), []);
     assert_eq!(answer(&mut pool, 10_002 * MS, &first), LAST);
     assert_eq!(answer(&mut pool, 10_003 * MS, &second), Verdict::Dropped);
+    assert_eq!(pool.stats(), PoolStats { workers: 2, calls: 2, resent: 1, dropped: 1 });
 }
 
 #[test]
