@@ -16,9 +16,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tread_shaders::Selector;
 
 pub(crate) use afd::{AfdArgs, PoolSizes};
+pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
 #[cfg(feature = "cluster")]
 pub(crate) use etcd::EtcdArgs;
-pub(crate) use bench::{BenchArgs, Endpoint, LoadArgs, Span};
 pub(crate) use plan::{FfnBatch, Format, GoalArgs, KvPrecision, PlanArgs, SimulateArgs};
 pub(crate) use serve::{EngineArgs, LogFormat, ServeArgs};
 pub(crate) use worker::{AttentionWorkerArgs, FfnWorkerArgs, WorkerArgs, WorkerCommand};

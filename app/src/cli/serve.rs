@@ -136,7 +136,9 @@ impl ServeArgs {
             #[cfg(feature = "cluster")]
             Some(AttentionPool::Registered) => {
                 let etcd = self.engine.device.afd.etcd.etcd()?;
-                Ok(Some(Members::Etcd(etcd.context("--attention etcd needs --etcd, which says where that is")?)))
+                Ok(Some(Members::Etcd(
+                    etcd.context("--attention etcd needs --etcd, which says where that is")?,
+                )))
             }
         }
     }

@@ -50,8 +50,8 @@ fn import(browser: &Browser) {
     browser.until("document.querySelector('[data-testid=answer] table')");
 }
 
-/// Tells the tests' worker how much memory GPUs have from now on (`limit`, bytes) and whether it runs out (`exhaust`). Returns
-/// what is held then: `bytes` of WebAssembly's memory, `devices`, and `gpu`, the bytes of their buffers.
+/// Tells the tests' worker how much memory GPUs have from now on (`limit`, bytes) and whether it runs out (`exhaust`), at
+/// once or when the GPU was given so much to do (`submits`). Returns what is held now: `bytes` of WebAssembly's memory, `devices`, and `gpu`, the bytes of their buffers.
 #[track_caller]
 fn gpu(browser: &Browser, order: &Value) -> Value {
     let ask = "

@@ -125,16 +125,15 @@ fn a_device_lost_for_lack_of_memory_ends_an_answer_but_no_conversation() {
     browser.until(&format!("{ANSWERS}.length === 1 && {ANSWERS}[0].length > 0"));
     let first = browser.value(&format!("{ANSWERS}[0]"));
 
-    say(&browser, "Tell me a long story of a king.");
-    browser.until("document.querySelector('[data-live] [data-testid=answer]')?.innerText.length > 0");
     let watch = "
         globalThis.told = [];
         const look = () => told.push(document.querySelector('[data-testid=lost]')?.innerText);
         new MutationObserver(look).observe(document.body, { childList: true, characterData: true, subtree: true });";
     browser.run(watch, &Value::Null);
     let held = gpu(&browser, &json!({}))["gpu"].as_u64().unwrap();
-    // Another program has taken most of it meanwhile.
-    gpu(&browser, &json!({ "limit": held / 2, "exhaust": true }));
+    // Another program takes most of it when the answer has begun: behind its prompt and its first token.
+    gpu(&browser, &json!({ "limit": held / 2, "exhaust": true, "submits": 2 }));
+    say(&browser, "Tell me a long story of a king.");
     browser.until("told.some((text) => text?.includes('out of memory'))");
     told(&browser, "tab-failure");
     let failed = browser.until("document.querySelector('[data-testid=failed]')?.innerText");

@@ -1,5 +1,5 @@
 // The page's worker on a GPU whose memory is counted, and as scarce as a test wants it: on the channel `gpu` it is told how
-// much there is and whether it runs out now, and answers what is held.
+// much there is and whether it runs out, now or behind so many `submits`, and answers what is held.
 import init from './engine.js';
 
 const id = crypto.randomUUID();
@@ -50,6 +50,18 @@ GPUDevice.prototype.destroy = function () {
   destroyDevice.call(this);
 };
 
+// Work for the queue that is left until something is to happen.
+let countdown;
+const { submit } = GPUQueue.prototype;
+GPUQueue.prototype.submit = function (...args) {
+  submit.apply(this, args);
+  if (countdown && --countdown.submits === 0) obey(countdown);
+};
+const obey = (order) => {
+  limit = order.limit ?? limit;
+  if (order.exhaust) [...devices.keys()].forEach(exhaust);
+};
+
 const early = [];
 self.onmessage = (event) => early.push(event);
 const { memory } = await init();
@@ -58,7 +70,7 @@ for (const event of early) self.onmessage(event);
 const channel = new BroadcastChannel('gpu');
 channel.onmessage = ({ data }) => {
   if (data.held) return;
-  limit = data.limit ?? limit;
-  if (data.exhaust) [...devices.keys()].forEach(exhaust);
+  if (data.submits) countdown = data;
+  else obey(data);
   channel.postMessage({ held: { id, bytes: memory.buffer.byteLength, devices: devices.size, gpu: held() } });
 };

@@ -10,9 +10,9 @@ use tread_core::model::Model;
 
 use super::front::{Front, Orders};
 use super::route::Engines;
-use crate::afd::{self, Place};
 use crate::afd::pool::{pause, random};
 use crate::afd::transport::ConnectError;
+use crate::afd::{self, Place};
 use crate::attention::grpc::{Client, Connection};
 use crate::attention::hello::Terms;
 use crate::attention::{AttentionWorkers, Limits, Report, Status};
