@@ -39,7 +39,7 @@ fn attention_workers_are_found_come_and_go() {
     let record = records(&cluster).into_iter().find(|r| r["address"] == first.address().to_string());
     let record = record.unwrap();
     assert!(record["device"].as_str().unwrap().contains("cpu"), "{record}");
-    assert_eq!(record["terms"]["context"], 256, "{record}");
+    assert_eq!(record["terms"]["context"], 1024, "{record}");
 
     let flags = cluster.flags();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -47,7 +47,7 @@ fn attention_workers_are_found_come_and_go() {
     let expected = ask(&plain());
     assert_eq!(ask(&server), expected);
     wait("the misfit is told apart", || {
-        server.log().contains("different --context: the server has 256, the attention worker 128")
+        server.log().contains("different --context: the server has 1024, the attention worker 128")
     });
     drop(misfit);
 
